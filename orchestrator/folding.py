@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from orchestrator.config import TARGET, Config, FoldsConfig, overlay
 from workers.data.folds import assign
-from workers.data.sources import column_of_train, ids_of_rows, read_values
+from workers.data.ids import ids_of_rows
+from workers.data.sources import column_of_train, read_values
 from workers.data.store import Store
 from workers.errors import ConfigError, DataError, some
 from workers.settings import Source

@@ -13,8 +13,8 @@ from orchestrator.config import TARGET, Config, default_run_dir
 from orchestrator.folding import with_folds
 from orchestrator.plan import OutsideFile, Plan, StageRef, affected, make_plan, plan_from_json, used_datasets
 from orchestrator.run import RunPaths, read_record
-from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
+from workers.data.survey import Survey, survey
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import code_of, read_sources
 from workers.protocol import InitFile

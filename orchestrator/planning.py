@@ -7,7 +7,7 @@ from orchestrator.combine import check_min_members, fitting_split, left_out, wei
 from orchestrator.config import FITTED, Calibrator, Config
 from orchestrator.inputs import check_init_files
 from orchestrator.plan import OutsideFile, Plan, StageRef, make_plan
-from workers.data.sources import Survey
+from workers.data.survey import Survey
 from workers.protocol import InitFile
 from workers.settings import OUT_OF_FOLD
 

@@ -36,7 +36,7 @@ from workers.protocol import InitFile
 from workers.settings import DatasetSettings, Decay, Normalisation, Recipe, ScheduleSettings, dataset_options
 
 if TYPE_CHECKING:
-    from workers.data.sources import Survey
+    from workers.data.survey import Survey
 
 
 _DEFAULTS, _DEFAULT_EPOCHS = DatasetSettings(), ScheduleSettings().epochs

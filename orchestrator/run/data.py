@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.sources import spellings
+from workers.data.ids import spellings
 from workers.errors import DataError, RunMismatch, StorageError
 from workers.settings import HELD_OUT, OUT_OF_FOLD, Fold
 from workers.storage import layout, parse_json, storage_errors

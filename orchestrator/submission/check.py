@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.combine import Block, Rows, blocks, gather, ranks
 from orchestrator.config import SubmissionFormat
 from orchestrator.submission.formats import MAX_GUESSES, Question, is_csv
-from workers.data.sources import spellings
+from workers.data.ids import spellings
 from workers.errors import CheckFailed
 
 _SUM_TOLERANCE = 1e-3

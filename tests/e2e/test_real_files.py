@@ -19,7 +19,8 @@ from pyarrow import parquet
 from orchestrator.config import compose
 from orchestrator.submission.formats import read_template
 from workers.data.decoding import decode
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, Source
 

@@ -8,7 +8,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import MemberConfig
 from orchestrator.plan.build import make_plan
 from orchestrator.plan.model import plan_from_json, plan_to_json
-from workers.data.sources.registry import Survey
+from workers.data.survey import Survey
 from workers.settings.dataset import DatasetSettings
 from workers.settings.model import ModelSettings
 from workers.settings.training import (

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.config.composition import compose, reopen
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.diff import compare
-from workers.data.sources.registry import Survey
+from workers.data.survey import Survey
 from workers.errors import ConfigError
 
 TARGET = ("ensemble=five", "dataset@datasets.target=folder", "datasets.target.root=/x", "datasets.target.size=36")

@@ -9,7 +9,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import AdmitConfig
 from orchestrator.plan.admission import recipes
 from orchestrator.plan.build import make_plan, used_datasets
-from workers.data.sources import Survey
+from workers.data.survey import Survey
 from workers.errors import ConfigError
 
 WORTH = "ensemble.admit.worth=0.001"

@@ -12,7 +12,7 @@ from orchestrator.plan.build import make_plan
 from orchestrator.plan.checks import remarks
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import OutsideFile
-from workers.data.sources.registry import Survey
+from workers.data.survey import Survey
 from workers.errors import ConfigError
 from workers.settings import Decay, ScheduleSettings
 

@@ -12,7 +12,7 @@ from orchestrator.plan.halving import estimate_halved
 from orchestrator.plan.model import Plan, Rung, StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
 from orchestrator.plan.schedule import estimate
-from workers.data.sources import Survey
+from workers.data.survey import Survey
 from workers.errors import ConfigError
 
 COUNTS = {"train": 900, "dev": 50, "val": 100}

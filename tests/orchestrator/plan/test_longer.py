@@ -5,7 +5,7 @@ import pytest
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.diff import ChangeKind, compare
-from workers.data.sources import Survey
+from workers.data.survey import Survey
 
 SURVEY = Survey(tuple(f"class{number}" for number in range(10)), 10, {"train": 900, "val": 100}, declared=False)
 

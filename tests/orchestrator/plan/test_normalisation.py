@@ -9,7 +9,7 @@ from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.checks import remarks
 from orchestrator.plan.model import StageRef, normalised_as, plan_from_json, plan_to_json
-from workers.data.sources.registry import Survey
+from workers.data.survey import Survey
 from workers.errors import ConfigError
 
 COUNTS = MappingProxyType({"train": 9000, "dev": 1000, "val": 1000, "test": 0})

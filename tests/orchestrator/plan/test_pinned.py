@@ -16,7 +16,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import EnsembleLayer, MemberLayer, RootLayer, StageLayer
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.model import changed, plain
-from workers.data.sources.registry import Survey
+from workers.data.survey import Survey
 from workers.settings.dataset import DatasetSettings
 from workers.settings.training import OptimizerSettings, RateChange, Recipe
 

@@ -12,7 +12,7 @@ from orchestrator.inputs import affected_by_labels
 from orchestrator.plan import affected, compare, plan_from_json, plan_to_json, remarks
 from orchestrator.run import RunPaths
 from orchestrator.run.record import write_record
-from workers.data.sources import Relabelling
+from workers.data.relabel import Relabelling
 from workers.settings import DatasetSettings
 
 CHANGES = {"a/0.png": "dog", "a/1.png": "dog", "b/2.png": "-"}

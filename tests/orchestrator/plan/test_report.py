@@ -8,7 +8,7 @@ import pytest
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.report import make_report
-from workers.data.sources.registry import survey
+from workers.data.survey import survey
 from workers.settings.training import Decay, KeptCheckpoint
 
 

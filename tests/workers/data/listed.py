@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from workers.data.sources import Rows, open_listing, survey
+from workers.data.sources import Rows, open_listing
 from workers.data.sources.listing import unwatched
 from workers.data.store import Store, open_store, prepare
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 

@@ -1,6 +1,6 @@
+from .classes import Naming as Naming
 from .csv import column_of_train as column_of_train
-from .csv_table import read_values as read_values
-from .ids import ids_of_rows as ids_of_rows, spellings as spellings
+from .csv_table import read_table as read_table, read_values as read_values
 from .listing import (
     KeptContents as KeptContents,
     LeftOut as LeftOut,
@@ -9,5 +9,5 @@ from .listing import (
     Row as Row,
     Rows as Rows,
 )
-from .registry import Survey as Survey, open_listing as open_listing, survey as survey
-from .relabel import LEFT_OUT as LEFT_OUT, Relabelling as Relabelling, read_relabelling as read_relabelling
+from .registry import open_listing as open_listing
+from .tree import LocalTree as LocalTree, tree_at as tree_at

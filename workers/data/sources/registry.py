@@ -1,20 +1,16 @@
 """Lists the dataset that settings describe, with the source that they name, without decoding images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from workers.data.held_out import num_held_out
 from workers.data.sources.csv import list_csv
 from workers.data.sources.digits import DigitsListing
 from workers.data.sources.folder import list_folder
 from workers.data.sources.ilsvrc import list_ilsvrc
 from workers.data.sources.listing import Listing
 from workers.data.sources.parquet import list_parquet
-from workers.data.sources.relabel import Relabelling, read_relabelling
 from workers.data.sources.torchvision import list_torchvision
-from workers.data.sources.tree import tree_at
 from workers.data.sources.webdataset import list_webdataset
-from workers.settings import FILE_SOURCES, DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 _LISTERS: Mapping[Source, Callable[[DatasetSettings], Listing]] = {
     Source.digits: DigitsListing,
@@ -27,51 +23,6 @@ _LISTERS: Mapping[Source, Callable[[DatasetSettings], Listing]] = {
 }
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Classes and the number of images of each split (train, dev, val, test).
-
-    Counts are upper limits: preparation leaves out copies of held-out images, images that the target holds out, and
-    with `on_bad=skip` unreadable ones. `declared` says that images are absent and the counts are the published ones.
-    `relabelling` is what `relabel` changes; None without it, or if images are absent.
-    """
-
-    classes: tuple[str, ...]
-    num_classes: int
-    counts: Mapping[str, int]
-    declared: bool
-    relabelling: Relabelling | None = None
-
-
 def open_listing(settings: DatasetSettings) -> Listing:
     """Lists the dataset that `settings` describe; raises DataError if files, classes or images are missing."""
     return _LISTERS[settings.source](settings)
-
-
-def survey(settings: DatasetSettings, *, allow_absent: bool = False) -> Survey:
-    """Returns classes and counts of a dataset.
-
-    Args:
-        settings: the dataset.
-        allow_absent: return the declared counts, if there are any, if the root is missing.
-
-    Raises:
-        DataError: the root is missing, or as `open_listing`.
-    """
-    may_declare = allow_absent and settings.source in FILE_SOURCES and settings.declared_classes
-    if may_declare and (settings.root is None or tree_at(settings.root).find("") is None):
-        return _declared(settings)
-    listing = open_listing(settings)
-    counts, relabelling = listing.counts(), read_relabelling(settings, listing)
-    counts["train"] -= len(relabelling.left_out) if relabelling else 0
-    return Survey(listing.classes, len(listing.classes), counts, declared=False, relabelling=relabelling)
-
-
-def _declared(settings: DatasetSettings) -> Survey:
-    train, val = settings.declared_train, settings.declared_val
-    if val == 0:
-        val = num_held_out(settings.val_fraction, train)
-        train -= val
-    dev = num_held_out(settings.dev_fraction, train)
-    counts = {"train": train - dev, "dev": dev, "val": val, "test": settings.declared_test}
-    return Survey((), settings.declared_classes, counts, declared=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.decoding import Rules
-from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing, read_relabelling
+from workers.data.relabel import read_relabelling
+from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing
 from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.integrity import damaged_files, note_whole

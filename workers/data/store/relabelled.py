@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.sources import LEFT_OUT, Relabelling
+from workers.data.relabel import LEFT_OUT, Relabelling
 from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.shards import write_npy
 from workers.data.store.store import MANIFEST, RELABELLED, Store, digest_of, open_store

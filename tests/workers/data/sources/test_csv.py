@@ -7,7 +7,8 @@ import pytest
 from listed import labels_of, refusal, rows_of
 from pictures import write_tree
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.settings import DatasetSettings, OnBad, Source
 
 Ids = tuple[str, ...]

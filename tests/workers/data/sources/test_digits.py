@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from listed import store_of
 
-from workers.data.sources import survey
 from workers.data.store import Store
+from workers.data.survey import survey
 from workers.settings import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")

@@ -7,7 +7,8 @@ import pytest
 from listed import folder, refusal, rows_of
 from pictures import write_tree
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 

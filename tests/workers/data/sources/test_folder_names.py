@@ -6,7 +6,8 @@ import pytest
 from listed import folder, refusal, rows_of
 from pictures import write_tree
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.settings import OnBad, Source
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

@@ -31,8 +31,9 @@ from pictures import encoded, noise, write_tree
 from PIL import Image
 
 from workers.data.export import export
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
 from workers.data.store import Store, open_store, prepare
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad, Source
 

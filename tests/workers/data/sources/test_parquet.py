@@ -14,12 +14,13 @@ from listed import labels_of, refusal, rows_of, store_of
 from pictures import encoded, noise
 from pyarrow import parquet
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_footer
 from workers.data.sources.tree import LocalTree
 from workers.data.store import prepare
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad, Source
 

@@ -19,9 +19,10 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
 from workers.data.sources.torchvision_catalogue import SETS, Kept
 from workers.data.store import prepare
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings, Source
 

@@ -15,7 +15,8 @@ from listed import refusal, store_of
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.settings import DatasetSettings, Source
 
 NAMES = ("airplane", "automobile", "bird")

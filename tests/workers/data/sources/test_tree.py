@@ -12,11 +12,12 @@ from listed import folder
 from pictures import write_tree
 
 from workers.data.decoding import BadImage
-from workers.data.sources import open_listing, survey
+from workers.data.sources import open_listing
 from workers.data.sources.files import FileListing, PlainFiles
 from workers.data.sources.listing import unwatched
 from workers.data.sources.tree import RemoteTree, open_root, tree_at, walk
 from workers.data.store.preparation import store_key
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad
 

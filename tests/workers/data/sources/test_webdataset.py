@@ -14,8 +14,9 @@ from listed import refusal, rows_of, store_of
 from pictures import encoded, noise
 
 from workers.data.decoding import decode
-from workers.data.sources import Row, open_listing, survey
+from workers.data.sources import Row, open_listing
 from workers.data.sources.webdataset import index_shard
+from workers.data.survey import survey
 from workers.settings import DatasetSettings, OnBad, Source
 
 Member = tuple[str, bytes]

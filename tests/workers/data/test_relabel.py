@@ -4,7 +4,10 @@ import pytest
 from listed import folder, refusal
 from pictures import png, write_tree
 
-from workers.data.sources import ids_of_rows, open_listing, read_relabelling, survey
+from workers.data.ids import ids_of_rows
+from workers.data.relabel import read_relabelling
+from workers.data.sources import open_listing
+from workers.data.survey import survey
 from workers.errors import DataError
 from workers.settings import DatasetSettings, Source
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from workers.data.sources.classes import Naming
-from workers.data.sources.csv_table import read_table
-from workers.data.sources.ids import ids_of_rows
-from workers.data.sources.listing import Listing
-from workers.data.sources.tree import LocalTree
+from workers.data.ids import ids_of_rows
+from workers.data.sources import Listing, LocalTree, Naming, read_table
 from workers.errors import DataError, some
 from workers.settings import DatasetSettings
 
