@@ -69,7 +69,9 @@ def too_few(setting: str, num_images: int, split: str, kept: str) -> str:
 def in_units(metric: Metric, one: Interval, sign: str = "") -> str:
     """Formats a difference of losses: `0.40 points (-1.30 to 0.50)`; without the brackets if it has no bounds."""
     scale, unit, places = _unit(metric, " points")
-    estimate, low, high = (f"{scale * value:{sign}.{places}f}" for value in (one.estimate, one.low, one.high))
+    # Without the sign that rounding leaves at zero.
+    rounded = (round(scale * value, places) + 0.0 for value in (one.estimate, one.low, one.high))
+    estimate, low, high = (f"{value:{sign}.{places}f}" for value in rounded)
     return f"{estimate}{unit}" + (f" ({low} to {high})" if isfinite(one.low) else "")
 
 
