@@ -314,7 +314,7 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
     """Opens the tracker for the block; its MLflow runs end with the status of the block."""
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
     # Tags, since parameters are immutable: an extension changes the members, another launch the method.
-    tags = {"septet.members": str(len(plan.members)), "septet.combine": config.combine.method.value}
+    tags = {"septet.members": str(len(without(plan, ()).members)), "septet.combine": config.combine.method.value}
     try:
         tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
     except KeyboardInterrupt:

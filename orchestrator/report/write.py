@@ -94,6 +94,9 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         paths.report_scores.unlink(missing_ok=True)
     write_text(paths.report_page, render(page))
     scored = (paths.report_scores,) if evidence.scores else ()
+    if not evidence.review:
+        # Of a submission that had the members of all folds. The list stays: a person may have filled it in.
+        paths.review_page.unlink(missing_ok=True)
     review = (evidence.review.table, evidence.review.page) if evidence.review else ()
     return (*map(paths.figure, figures), *numbers, paths.report_table, *scored, *review, paths.report_page)
 

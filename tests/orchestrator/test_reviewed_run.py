@@ -63,8 +63,8 @@ def know(paths, wrong):
     record_committed(paths, plan)
 
 
-def results(paths):
-    return write_results(paths, plan_of(paths), CombineConfig(), SubmissionConfig())
+def results(paths, **combine):
+    return write_results(paths, plan_of(paths), CombineConfig(**combine), SubmissionConfig())
 
 
 def listed(path):
@@ -101,7 +101,7 @@ def test_where_no_label_looks_wrong_the_list_is_empty_and_the_page_says_so(run):
     know(run, ())
     assert "REVIEW: 0 of" in results(run).table_text
     assert listed(run.review(1)) == []
-    assert "No label may be wrong." in run.review_page.read_text()
+    assert "The members contradict no label." in run.review_page.read_text()
 
 
 def test_page_has_the_pictures_of_the_store_and_needs_nothing_else(run):
@@ -147,6 +147,14 @@ def test_without_the_store_the_page_is_a_list_and_says_so(run, launched):
     page = run.review_page.read_text()
     assert "There are no pictures" in page and "<img" not in page
     assert page.count("<li>") == 3 + 5
+
+
+def test_submission_without_a_fold_leaves_the_list_and_no_page_of_an_earlier_one(run):
+    results(run)
+    before = run.review(1).read_bytes()
+    results(run, without=(plan_of(run).members[0],))
+    assert not run.review_page.exists() and "review.html" not in run.report_page.read_text()
+    assert run.review(1).read_bytes() == before
 
 
 def test_file_that_was_filled_in_is_never_written_again(run):
