@@ -7,18 +7,19 @@ any crash: a stage with a DONE.json is done, and any other resumes from its newe
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
 from orchestrator.execution.admission import Admission
+from orchestrator.execution.following import AT_CHANCE_TAG, Following
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
-from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_finished
+from orchestrator.run import AttemptEnd, Book, Ledger, State, find_finished
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
@@ -28,9 +29,6 @@ from workers.training import read_step
 _POLL_S = 0.5
 # These errors of an actor keep their exit code; any other becomes MemberFailed.
 _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
-_AT_CHANCE = "at_chance"
-_AT_CHANCE_TAG = "septet.at_chance"
-_PASSED_NAN_TAG = "septet.passed_nan"
 _ENDED_TAG = "septet.ended"
 _log = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ class Driver:
         self._busy: dict[str, Job] = {}
         self._actors: set[str] = set()
         self._failed: dict[Job, Failure] = {}
-        self._followers: dict[StageRef, Follower] = {}
+        self._following = Following(work.paths, ledger, tracker)
         self._halving = Halving(work.plan, ledger)
         self._admission = Admission(work, ledger, book)
         self._unsound: CheckFailed | None = None
@@ -76,7 +74,7 @@ class Driver:
         """
         self._halving.require_ledger(self._work.paths)
         self._ledger.set_state(State.running)
-        self._follow(stage.ref for stage in self._work.plan.stages)
+        self._following.read(stage.ref for stage in self._work.plan.stages)
         self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
         before = self._admission.ended
         self._admission.decide(())
@@ -92,9 +90,9 @@ class Driver:
             elif finished is not None:
                 self._done.add(stage.ref)
                 found[train] = State.done
-                del self._followers[stage.ref]
+                self._following.end(stage.ref)
                 at_chance = finished.at_chance
-                self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
+                self._tracker.stage_finished(stage.ref, Ending.FINISHED, {AT_CHANCE_TAG: str(at_chance).lower()})
             elif stage.ref not in held:
                 found[train] = State.waiting
         for member in self._work.plan.trained:
@@ -151,7 +149,7 @@ class Driver:
             self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
             require_held(self._work.paths.root)
-            self._follow([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
+            self._following.read([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
             self._nodes.note(self._cluster, self._busy.values())
             for one in completed:
                 self._settle(one)
@@ -274,7 +272,7 @@ class Driver:
         self._moving.discard(completed.member)
         match completed.outcome:
             case Trained(result) if self._halving.until(job.ref):
-                self._note_passed(job.ref, result.num_updates + 1)
+                self._following.note_passed(job.ref, result.num_updates + 1)
                 reached, resumed_from = result.dev_error, result.resumed_from
                 self._ledger.end(job, AttemptEnd.paused, State.paused, resumed_from=resumed_from, rung=reached)
             case Trained(result):
@@ -320,13 +318,12 @@ class Driver:
         self._book.stage(ref, result.checkpoint_sha256)
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
-        self._note_passed(ref, result.num_updates + 1)
-        # It holds what it has read.
-        self._followers.pop(ref, None)
+        self._following.note_passed(ref, result.num_updates + 1)
+        self._following.end(ref)
         self._ledger.flag_at_chance(job, result.at_chance)
         state = State.ended if ref in self._ended else State.done
         self._ledger.end(job, AttemptEnd.done, state, resumed_from=result.resumed_from)
-        self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
+        self._tracker.stage_finished(ref, Ending.FINISHED, {AT_CHANCE_TAG: str(result.at_chance).lower()})
 
     def _retry(self, job: Job, end: AttemptEnd, failure: Failure) -> None:
         """Retries a job or gives it up. Its actor is not used again, since the state of its process is unknown."""
@@ -374,27 +371,3 @@ class Driver:
     def _discard(self, member: str) -> None:
         self._actors.discard(member)
         self._cluster.discard(member)
-
-    def _follow(self, refs: Iterable[StageRef]) -> None:
-        """Sends the tracker and the ledger the new metrics of `refs`."""
-        for ref in refs:
-            job = TrainJob(ref)
-            points = self._followers.setdefault(ref, Follower(self._work.paths.metrics(ref))).read()
-            for point in points:
-                self._tracker.log(ref, point.step, point.time, point.metrics)
-            self._ledger.reach(job, read_step(self._work.paths.step(ref)))
-            if self._ledger.entry(job).open_nans:
-                self._note_passed(ref, newest_step(self._work.paths.checkpoints(ref)))
-            flags = [point.metrics[_AT_CHANCE] for point in points if _AT_CHANCE in point.metrics]
-            if flags and bool(flags[-1]) != self._ledger.entry(job).at_chance:
-                self._ledger.flag_at_chance(job, bool(flags[-1]))
-                self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
-
-    def _note_passed(self, ref: StageRef, beyond: int) -> None:
-        """Records NaNs that did not come again: a checkpoint beyond their update shows it."""
-        passed = self._ledger.pass_nans(TrainJob(ref), beyond)
-        if passed:
-            steps = ", ".join(map(str, passed))
-            _log.warning("%s: the NaN at update %s did not come again in a replay: check the hardware", ref, steps)
-            all_passed = self._ledger.entry(TrainJob(ref)).passed_nans
-            self._tracker.tag(ref, _PASSED_NAN_TAG, ", ".join(map(str, all_passed)))
