@@ -124,10 +124,11 @@ def _on_cpus(
         best = [one for one in pool if one.compiled_kernels] or pool
     if "bf16" in _precisions(config, plan, bf16=True)[:-1]:
         best = [one for one in best if one.bf16] or best
-    few = _on_alike(config, plan, note, measuring, best)
-    if len(best) == len(pool):
+    alone = len(best) == len(pool)
+    few = _on_alike(config, plan, note, measuring, best, alone=alone)
+    if alone:
         return few
-    every = _on_alike(config, plan, note, measuring, pool)
+    every = _on_alike(config, plan, note, measuring, pool, alone=alone)
     lacked = {"compiled kernels": "cluster.kernels=plain"} if few.numerics.kernels != every.numerics.kernels else {}
     lacked |= {"bf16": "precision=fp32"} if best[0].bf16 and not all(one.bf16 for one in pool) else {}
     who = f"{len(pool) - len(best)} of {counted(len(pool), 'node')} lack {' or '.join(lacked)}"
@@ -142,9 +143,15 @@ def _on_cpus(
 
 
 def _on_alike(
-    config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring, machines: Sequence[Machine]
+    config: Config,
+    plan: Plan,
+    note: Callable[[str], None],
+    measuring: Measuring,
+    machines: Sequence[Machine],
+    *,
+    alone: bool,
 ) -> Placed:
-    """Chooses for all of `machines`, by what they have in common."""
+    """Chooses for all of `machines`, by what they have in common; `alone`: their rate is compared with no others'."""
     is_far = config.cluster.address is not None
     precisions = _precisions(config, plan, bf16=all(one.bf16 for one in machines))
     kernels = _kernels(config, built=all(one.compiled_kernels for one in machines))
@@ -152,7 +159,7 @@ def _on_alike(
     rooms = [(one.num_cpus, one.slots) for one in machines]
     given = choice.candidates(rooms, len(plan.trained), precisions, threads, fill=is_far)
     default = given[0]
-    if len(given) == 1:
+    if alone and len(given) == 1:
         return _placed(config, plan, default, f"{default} (as configured)", kernels)
     fewest = min(given, key=lambda one: one.threads)
     worth_it = choice.is_worth_measuring(plan, fewest, sum(one.num_cpus for one in machines))
