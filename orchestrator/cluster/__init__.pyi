@@ -17,6 +17,6 @@ from .ray_backend import (
     open_cluster as open_cluster,
 )
 from .ray_machines import open_nodes as open_nodes
-from .ray_nodes import idle_local_gpus as idle_local_gpus
+from .ray_nodes import idle_gpus as idle_gpus
 from .ray_session import available_cpus as available_cpus
 from .ray_shards import shard_runner as shard_runner

@@ -121,7 +121,7 @@ class RayCluster:
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
         self._asked = cpus_per_member, gpus_per_member, member_bytes
-        self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member, "memory": member_bytes or None}
+        self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member, "memory": member_bytes}
         self._duties = duties
         self._actors: dict[str, Any] = {}
         self._idle: list[Any] = []

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,37 +38,38 @@ class RayNodes:
     """The nodes that fit, as far as what they need is known; `settle` judges them again."""
 
     def __init__(self, settings: "ClusterConfig", needs: Needs) -> None:
-        self._preflight = Preflight(needs)
-        self._nodes = able_nodes(self._preflight, settings)
-        self._asked = settings.cpus_per_member, settings.gpus_per_member, memory_to_ask(needs.member_bytes, self._nodes)
-
-    @property
-    def idle_gpus(self) -> str:
-        """Returns a line if there are GPUs that no member asks for; "" otherwise."""
-        return idle_gpus(self._nodes, self._asked[1])
+        self._preflight, asked = Preflight(needs), (settings.cpus_per_member, settings.gpus_per_member)
+        # A plan does not wait for a node to join.
+        may_wait = needs.folder is None and not any(slots_of(node, *asked) for node in living_nodes())
+        self._nodes: Sequence[Node] = () if may_wait else able_nodes(self._preflight, settings)
+        self._asked = *asked, memory_to_ask(needs.member_bytes, self._nodes)
+        self.idle_gpus = idle_gpus(settings.gpus_per_member, self._nodes)
 
     @property
     def machines(self) -> list[Machine]:
-        """Returns the nodes; those whose CPUs are free come first."""
+        """Returns the nodes; those with most free CPUs come first."""
         from ray._private.state import available_resources_per_node
 
         left: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
-        free = {node.name: math.floor(left.get(node.name, {}).get("CPU", 0)) for node in self._nodes}
+        free = {node: math.floor(left.get(node.name, {}).get("CPU", 0)) for node in self._nodes}
         return [
-            self._machine(node, min(math.floor(node.cpus), free[node.name]))
-            for node in sorted(self._nodes, key=lambda node: -free[node.name])
+            Machine(
+                str(node),
+                (found := self._preflight.found(node))["processors"],
+                math.floor(node.cpus),
+                slots_of(node, *self._asked),
+                found["bf16"],
+                found["compiled_kernels"],
+                partial(_call, node, free[node], self._asked[1]),
+            )
+            for node in sorted(self._nodes, key=lambda node: -free[node])
         ]
 
     def settle(self, settings: "ClusterConfig", needs: Needs) -> None:
         """Judges the nodes by what is chosen for them; raises as `open_nodes`."""
-        self._preflight.settle(needs, self._nodes)
-        self._nodes = able_nodes(self._preflight, settings)
-
-    def _machine(self, node: Node, num_free: int) -> Machine:
-        found, slots = self._preflight.found(node), slots_of(node, *self._asked)
-        call = partial(_call, node, num_free, self._asked[1])
-        able = found["bf16"], found["compiled_kernels"]
-        return Machine(str(node), found["processors"], math.floor(node.cpus), slots, *able, call)
+        if self._nodes:
+            self._preflight.settle(needs, self._nodes)
+            able_nodes(self._preflight, settings)
 
 
 def able_nodes(preflight: Preflight, settings: "ClusterConfig") -> list[Node]:
@@ -86,8 +87,8 @@ def _call(node: Node, num_cpus: int, num_gpus: float, function: Callable[..., An
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy = NodeAffinitySchedulingStrategy(node.name, soft=False)
-    task: Any = ray.remote(function)
     options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": 0, "scheduling_strategy": strategy}
+    task: Any = ray.remote(function)
     call = task.options(**options, name=f"placement {function.__name__}").remote(*given)
     try:
         if ray.wait([call], timeout=_CALL_S)[0]:

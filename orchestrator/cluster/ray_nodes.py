@@ -77,15 +77,13 @@ def memory_to_ask(member_bytes: float, nodes: Collection[Node]) -> int:
     return math.floor(min([member_bytes, *(node.memory for node in nodes)]))
 
 
-def idle_gpus(nodes: Collection[Node], gpus_per_member: float) -> str:
-    """Returns a line if `nodes` have GPUs that no member asks for; "" otherwise."""
-    idle = 0 if gpus_per_member else math.floor(sum(node.gpus for node in nodes))
+def idle_gpus(gpus_per_member: float, nodes: Collection[Node] | None = None) -> str:
+    """Returns a line if `nodes`, or this machine, have GPUs that no member asks for; "" otherwise."""
+    if gpus_per_member or (nodes is None and not any(GPUS.glob("*"))):
+        # Ray is not loaded for this alone.
+        return ""
+    idle = local_gpus() if nodes is None else math.floor(sum(node.gpus for node in nodes))
     return f"{counted(idle, 'GPU')} idle: set cluster.gpus_per_member=1" if idle else ""
-
-
-def idle_local_gpus(gpus_per_member: float) -> str:
-    """Returns a line if this machine has GPUs that no member asks for; "" otherwise. Without GPUs Ray is not loaded."""
-    return idle_gpus([Node(0, local_gpus())], gpus_per_member) if any(GPUS.glob("*")) else ""
 
 
 def living_nodes() -> list[Node]:
@@ -96,12 +94,9 @@ def living_nodes() -> list[Node]:
         described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
         Node(
-            node["Resources"].get("CPU", 0),
-            node["Resources"].get("GPU", 0),
-            node["NodeID"],
-            node["NodeManagerHostname"],
-            node["NodeManagerAddress"],
-            node["Resources"].get("memory", math.inf),
+            *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),
+            *(node[name] for name in ("NodeID", "NodeManagerHostname", "NodeManagerAddress")),
+            *(node["Resources"].get(name, math.inf) for name in ("memory",)),
         )
         for node in described
         if node["Alive"]

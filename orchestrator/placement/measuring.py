@@ -110,10 +110,6 @@ def ask_gpu() -> str:
     return asked.stdout.strip()
 
 
-def unheard(line: str) -> None:
-    """Takes the lines of a measurement on another machine."""
-
-
 def _start() -> _Process:
     # Each request sets its own thread count, so this process's is not inherited.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -71,16 +71,16 @@ def test_slots_are_bounded_by_the_memory_that_members_ask_for():
     ],
 )
 def test_gpus_that_no_member_asks_for_are_idle(nodes, asked, line):
-    assert idle_gpus(nodes, asked) == line
+    assert idle_gpus(asked, nodes) == line
 
 
 def test_idle_gpus_of_this_machine_are_counted_only_if_its_driver_lists_some(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_nodes, "GPUS", tmp_path)
     monkeypatch.setattr(ray_nodes, "local_gpus", None)
-    assert ray_nodes.idle_local_gpus(0) == ""
+    assert ray_nodes.idle_gpus(0) == ""
     (tmp_path / "0000:01:00.0").mkdir()
     monkeypatch.setattr(ray_nodes, "local_gpus", lambda: 2)
-    assert ray_nodes.idle_local_gpus(0).startswith("2 GPUs idle") and ray_nodes.idle_local_gpus(1) == ""
+    assert ray_nodes.idle_gpus(0).startswith("2 GPUs idle") and ray_nodes.idle_gpus(1) == ""
 
 
 def test_kernels_that_this_machine_lacks_are_refused_if_asked_for(monkeypatch):

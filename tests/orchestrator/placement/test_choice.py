@@ -285,7 +285,8 @@ def test_place_never_chooses_tf32_by_itself_nor_compiles_on_cpus(a_gpu):
     config, plan = planned(*ON_GPU, "precision=tf32")
     assert place(config, plan, _note, Measuring.never).numerics.precision == "tf32"
     for precision in ("bf16", "fp32"):
-        found = placing._precisions(replace(config, precision=Precision.auto), plan, bf16=precision == "bf16")
+        chooser = placing._Chooser(replace(config, precision=Precision.auto), plan, _note, Measuring.never)
+        found = chooser._precisions(bf16=precision == "bf16")
         assert found[0] == precision
         assert "tf32" not in found
     config, plan = planned("model.width=0.1", "ensemble=five")

@@ -127,7 +127,7 @@ def test_a_node_of_each_kind_is_measured_once_and_the_slowest_counts(on):
     # Five threads, bf16, kernels, and a quarter of that.
     assert placed.numerics.threads == 5
     assert placed.rate == pytest.approx(10 * 5**0.9 * 2 * 1.25 / 4)
-    assert placed.line.endswith(", measured on w2, w0") and len(said) == 2
+    assert placed.line.endswith(", measured on w0, w2") and len(said) == 2
     # Three run side by side on a node of three.
     (_, (_, given, numerics, _)), *_ = calls[0].asked
     assert {one.members for one in given if one.threads == 5} == {3} and numerics.kernels == "compiled"
@@ -154,7 +154,7 @@ HALF = [machine(f"w{n}", compiled_kernels=n < 4) for n in range(6)]
 def test_few_nodes_without_kernels_are_left_out_and_the_line_says_what_they_would_give(on):
     unmeasured, _, _ = on(HALF, *SEVEN, measuring=Measuring.never)
     assert unmeasured.numerics.kernels == "compiled"
-    assert unmeasured.line.endswith("would use them at a rate that was not measured")
+    assert unmeasured.line.endswith("would use them at a rate not measured")
     # Seven members fit on four nodes, so nodes without kernels would only slow them down.
     placed, nodes, _ = on(HALF, *SEVEN, LONG)
     assert placed.numerics.kernels == "compiled"
@@ -251,7 +251,7 @@ def test_idle_gpus_are_told_and_needs_of_a_plan_ask_for_no_storage(on):
 
 
 def test_idle_gpus_of_this_machine_are_told(monkeypatch):
-    monkeypatch.setattr(placing, "idle_local_gpus", lambda asked: "" if asked else "1 GPU idle")
+    monkeypatch.setattr(placing, "idle_gpus", lambda asked: "" if asked else "1 GPU idle")
     said = []
     place(*planned(), said.append, Measuring.never)
     assert said == ["1 GPU idle"]
