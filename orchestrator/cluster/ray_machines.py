@@ -65,11 +65,10 @@ class RayNodes:
             for node in sorted(self._nodes, key=lambda node: -free[node])
         ]
 
-    def settle(self, settings: "ClusterConfig", needs: Needs) -> None:
+    def settle(self, needs: Needs) -> None:
         """Judges the nodes by what is chosen for them; raises as `open_nodes`."""
-        if self._nodes:
-            self._preflight.settle(needs, self._nodes)
-            able_nodes(self._preflight, settings)
+        self._preflight.settle(needs, self._nodes)
+        self._preflight.require_some(self._nodes)
 
 
 def able_nodes(preflight: Preflight, settings: "ClusterConfig") -> list[Node]:

@@ -85,7 +85,7 @@ def place(
         if nodes.idle_gpus:
             note(nodes.idle_gpus)
         placed = choose(nodes.machines)
-        nodes.settle(placed.cluster, replace(needs, numerics=placed.numerics))
+        nodes.settle(replace(needs, numerics=placed.numerics))
     return placed
 
 

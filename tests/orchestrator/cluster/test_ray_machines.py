@@ -72,9 +72,18 @@ def test_task_sees_the_gpus_that_a_member_asks_for(node, needs):
 def test_node_that_lacks_what_was_chosen_is_left_out(node, needs):
     nodes = RayNodes(ClusterConfig(ADDRESS), needs)
     nodes._preflight._fits[node.name]["compiled_kernels"] = False
-    nodes.settle(ClusterConfig(ADDRESS, cpus_per_member=16), needs)
+    nodes.settle(needs)
     with pytest.raises(ConfigError, match="it lacks compiled kernels"):
-        nodes.settle(ClusterConfig(ADDRESS), Needs(code_digest(), numerics=Numerics(kernels="compiled")))
+        nodes.settle(Needs(code_digest(), numerics=Numerics(kernels="compiled")))
+
+
+def test_plan_does_without_nodes_where_none_has_room_yet_and_a_launch_does_not(node, needs):
+    asked = ClusterConfig(ADDRESS, cpus_per_member=17)
+    nodes = RayNodes(asked, Needs(code_digest()))
+    assert nodes.machines == []
+    nodes.settle(Needs(code_digest(), numerics=Numerics()))
+    with pytest.raises(ConfigError, match="asks for 17 CPUs"):
+        RayNodes(asked, needs)
 
 
 def test_rates_are_measured_by_a_task_on_the_node(node, needs):

@@ -61,8 +61,8 @@ class Nodes:
     def __init__(self, machines, idle=""):
         self.machines, self.idle_gpus, self.settled = machines, idle, []
 
-    def settle(self, cluster, needs):
-        self.settled.append((cluster, needs))
+    def settle(self, needs):
+        self.settled.append(needs)
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ def test_few_nodes_without_kernels_are_left_out_and_the_line_says_what_they_woul
         "; 2 of 6 nodes lack compiled kernels and are left out; cluster.kernels=plain would use them at 0.8 times the "
         "rate each"
     )
-    ((cluster, needs),) = nodes.settled
-    assert needs.numerics == placed.numerics and cluster == placed.cluster
+    (needs,) = nodes.settled
+    assert needs.numerics == placed.numerics
 
 
 def test_where_few_nodes_have_kernels_all_train_without_if_the_plan_ends_sooner(on):
@@ -171,20 +171,20 @@ def test_where_few_nodes_have_kernels_all_train_without_if_the_plan_ends_sooner(
     placed, nodes, _ = on(machines, *SEVEN, LONG)
     assert placed.numerics.kernels == "torch"
     assert placed.line.endswith("; 5 of 6 nodes lack compiled kernels: all train without, at 0.8 times the rate each")
-    assert nodes.settled[0][1].numerics.kernels == "torch"
+    assert nodes.settled[0].numerics.kernels == "torch"
 
 
 def test_nodes_that_emulate_bf16_are_left_out_or_all_train_in_fp32(on):
     few = [machine(f"w{n}", bf16=n < 5) for n in range(6)]
     placed, nodes, _ = on(few, *SEVEN, LONG)
-    assert placed.numerics.precision == "bf16" and not nodes.settled[0][1].typed
+    assert placed.numerics.precision == "bf16" and not nodes.settled[0].typed
     assert "; 1 of 6 nodes lack bf16 and are left out; precision=fp32 would use them at" in placed.line
     many = [machine(f"w{n}", cpus=1, bf16=n < 1) for n in range(6)]
     placed, _, _ = on(many, *SEVEN, LONG)
     assert placed.numerics.precision == "fp32"
     assert placed.line.endswith("; 5 of 6 nodes lack bf16: all train without, at 0.5 times the rate each")
     typed, nodes, _ = on(few, *SEVEN, "precision=bf16", measuring=Measuring.never)
-    assert typed.numerics.precision == "bf16" and "lack" not in typed.line and nodes.settled[0][1].typed
+    assert typed.numerics.precision == "bf16" and "lack" not in typed.line and nodes.settled[0].typed
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_gpus_of_the_nodes_and_not_the_driver_say_the_precision(on, said, precis
     machines = [machine(f"w{n}", slots=2, processors=f"One, GPU {n}", call=Node(gpu=gpu)) for n, gpu in enumerate(said)]
     placed, nodes, _ = on(machines, *SEVEN, *GPUS)
     assert placed.numerics == Numerics(8, precision, "cuda")
-    assert placed.cluster.cpus_per_member == 8 and nodes.settled[0][1].member_bytes == 0
+    assert placed.cluster.cpus_per_member == 8 and nodes.settled[0].member_bytes == 0
 
 
 def test_steps_of_a_long_plan_are_compiled_if_that_pays_on_each_kind_of_gpu(on):
@@ -241,13 +241,18 @@ def test_steps_of_a_long_plan_are_compiled_if_that_pays_on_each_kind_of_gpu(on):
 def test_idle_gpus_are_told_and_needs_of_a_plan_ask_for_no_storage(on):
     _, nodes, said = on([machine("w1")], *SEVEN, measuring=Measuring.never, idle="2 GPUs idle: set it")
     assert said == ["2 GPUs idle: set it"]
-    needs = nodes.settled[0][1]
+    needs = nodes.settled[0]
     assert (needs.code, needs.folder, needs.stores) == (code_digest(), None, ())
     assert needs.member_bytes > 0
     _, nodes, _ = on([machine("w1")], *SEVEN, needs=Needs("c" * 64, numerics=Numerics(9)))
-    assert nodes.settled[0][1].code == "c" * 64 and nodes.settled[0][1].numerics == Numerics(
-        2, "bf16", "cpu", "compiled"
-    )
+    assert nodes.settled[0].code == "c" * 64 and nodes.settled[0].numerics == Numerics(2, "bf16", "cpu", "compiled")
+
+
+def test_where_no_node_is_there_yet_nothing_of_the_driver_decides(on):
+    placed, _, _ = on([], *SEVEN, measuring=Measuring.never)
+    assert placed.numerics == Numerics(1, "fp32", "cpu", "compiled") and "no node is there yet" in placed.line
+    placed, _, _ = on([], *SEVEN, *GPUS, measuring=Measuring.never)
+    assert placed.numerics == Numerics(1, "fp32", "cuda")
 
 
 def test_idle_gpus_of_this_machine_are_told(monkeypatch):
