@@ -129,7 +129,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             run.begin(
                 {name: store.digest for name, store in stores.items()},
                 {name: store.path for name, store in stores.items()},
-                choose=partial(_choose_numerics, config, plan, display),
+                choose=partial(_choose_numerics, config, plan, run.paths, stores, display),
                 keep_data=partial(export, stores[TARGET], folds=folds),
                 check=partial(_check_nodes, config, plan, run.paths, stores),
             )
@@ -246,8 +246,11 @@ def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: Opene
         ) from failure
 
 
-def _choose_numerics(config: Config, plan: Plan, display: Display, record: RunRecord) -> RunRecord:
-    placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
+def _choose_numerics(
+    config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], display: Display, record: RunRecord
+) -> RunRecord:
+    needs = _needs(config, plan, paths, stores, record)
+    placed = placement.place(config, plan, display.note, Measuring.where_it_pays, needs)
     display.note(f"placement: {placed.line}")
     return replace(record, numerics=placed.numerics, placement=placed.line, lacked=placed.lacked)
 
@@ -255,16 +258,8 @@ def _choose_numerics(config: Config, plan: Plan, display: Display, record: RunRe
 def _needs(
     config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], record: RunRecord
 ) -> cluster.Needs:
-    return cluster.Needs(
-        record.code_digest,
-        paths.root,
-        numerics=record.numerics,
-        stores=tuple(store.path for store in stores.values()),
-        # On GPUs most of it is theirs.
-        member_bytes=placement.largest_member(plan, config.predict.checkpoint)
-        if record.numerics.device == "cpu"
-        else 0,
-    )
+    needs, folders = placement.needs_of(config, plan), tuple(store.path for store in stores.values())
+    return replace(needs, code=record.code_digest, folder=paths.root, numerics=record.numerics, stores=folders)
 
 
 def _check_nodes(config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], record: RunRecord) -> None:
@@ -283,6 +278,8 @@ def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Con
         display.note(f"precision stays {kept.precision}, as in the run's first launch")
     if not run.new and config.compile is Compile.off and kept.compile != "off":
         display.note(f"compile stays {kept.compile}, as in the run's first launch")
+    if not run.new and config.cluster.kernels.value not in ("auto", {"torch": "plain"}.get(kept.kernels, kept.kernels)):
+        display.note(f"kernels stay {kept.kernels}, as in the run's first launch")
     return replace(config, cluster=placement.kept(config, plan, kept))
 
 

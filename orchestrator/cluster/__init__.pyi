@@ -3,6 +3,7 @@ from .interface import (
     Failure as Failure,
     Halted as Halted,
     Lost as Lost,
+    Machine as Machine,
     Predicted as Predicted,
     Trained as Trained,
     Unfit as Unfit,
@@ -15,5 +16,7 @@ from .ray_backend import (
     check_resources as check_resources,
     open_cluster as open_cluster,
 )
+from .ray_machines import open_nodes as open_nodes
+from .ray_nodes import idle_gpus as idle_gpus
 from .ray_session import available_cpus as available_cpus
 from .ray_shards import shard_runner as shard_runner

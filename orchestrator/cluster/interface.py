@@ -1,6 +1,8 @@
 """Defines the outcomes of a member's calls; no Ray."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from workers.protocol import SplitPredictions, StageResult
 
@@ -67,6 +69,23 @@ class Where:
 
     def __str__(self) -> str:
         return f"{self.machine}, pid {self.pid}, {self.device}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that may train members; `name` is "" for this one. Machines of one kind, with equal rates, are equal.
+
+    `slots` is the most members that its CPUs, GPUs and memory hold. `call` runs a function with its arguments there and
+    returns its result, or None if it ends in an error or takes too long.
+    """
+
+    name: str = field(compare=False)
+    processors: str
+    num_cpus: int
+    slots: int
+    bf16: bool
+    compiled_kernels: bool
+    call: Callable[..., Any] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)

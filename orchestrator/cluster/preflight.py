@@ -25,7 +25,8 @@ from workers.storage import sha256_of, write_text
 
 _INSTALL = "install what this machine has (the same Septet, constraints.txt) there"
 _SHARE = "mount the shared storage there, at the same path"
-_GPUS = Path("/proc/driver/nvidia/gpus")
+# The driver's list of GPUs, which needs neither torch nor Ray.
+GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,24 @@ class Needs:
     Attributes:
         code: `workers.numerics.code_digest` of the launch.
         numerics: None if only images are packed.
-        folder: each node writes a file in it, which the driver reads. `key` is its name for a user.
+        folder: each node writes a file in it, which the driver reads; None for a plan. `key` is its name for a user.
         stores: folders of prepared images.
         member_bytes: the memory of the largest member, as estimated.
+        typed: the precision was asked for, and not chosen for the nodes.
     """
 
     code: str
-    folder: Path
+    folder: Path | None = None
     key: str = "run_dir"
     numerics: Numerics | None = None
     stores: tuple[Path, ...] = ()
     member_bytes: float = 0.0
+    typed: bool = True
 
 
 def inspect(probe: Path | None, text: str, stores: Collection[Path]) -> dict[str, Any]:
     """Looks at this machine; returns plain values, since another release may run here. Writes `text` to `probe`."""
-    gpus = "".join(path.read_text(errors="replace") for path in sorted(_GPUS.glob("*/information")))
+    gpus = "".join(path.read_text(errors="replace") for path in sorted(GPUS.glob("*/information")))
     found = capabilities()
     return {
         "code": code_digest(),
@@ -100,8 +103,8 @@ def misfit(there: Mapping[str, Any], here: Mapping[str, Any], needs: Needs) -> U
         lacked, own = (
             missing(needs.numerics, Capabilities(one["bf16"], one["compiled_kernels"])) for one in (there, here)
         )
-        # A precision that this machine's CPU emulates too was asked for; without its kernels no stage can run.
-        if lacked and (lacked != own or "kernel" in lacked):
+        # A precision that this machine's CPU emulates too may be asked for; without its kernels no stage can run.
+        if lacked and (lacked != own or not needs.typed or "kernel" in lacked):
             return Unfit(f"it lacks {lacked}{'' if 'kernel' in lacked else ': leave it out, or set precision=fp32'}")
     place = f"{needs.key}={needs.folder}"
     if there["probe"]:

@@ -15,6 +15,7 @@ from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_d
 from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome, Unfit, Where
 from orchestrator.cluster.memory import memory_limit, oom_kills
 from orchestrator.cluster.preflight import Needs
+from orchestrator.cluster.ray_machines import able_nodes
 from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,
@@ -26,6 +27,7 @@ from orchestrator.cluster.ray_nodes import (
     living_nodes,
     local_gpus,
     lost_as_such,
+    memory_to_ask,
     slots_of,
     usable_nodes,
 )
@@ -40,6 +42,8 @@ from orchestrator.cluster.ray_session import (
     unless_lost,
 )
 from orchestrator.text import counted, size
+from workers.errors import ConfigError
+from workers.numerics import capabilities
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -56,6 +60,10 @@ def check_resources(settings: "ClusterConfig") -> int:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
     if settings.address is None:
+        if settings.kernels == "compiled" and not capabilities().compiled_kernels:
+            raise ConfigError(
+                "cluster.kernels=compiled: this machine lacks them: install a C compiler, then Septet again"
+            )
         # Ray reads its settings when it is first imported, so they must be set before.
         with environment(LOCAL_ENVIRONMENT):
             nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
@@ -78,12 +86,11 @@ def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Itera
     is_local = settings.address is None
     with local() if settings.address is None else attached(settings.address):
         preflight = Preflight(None if is_local else needs)
-        asked = settings.cpus_per_member, settings.gpus_per_member
-        # First without a look at them: no node may be large enough.
-        nodes = living_nodes()
-        count_slots(nodes, *asked)
-        num_slots = count_slots(preflight.require([node for node in nodes if slots_of(node, *asked)]), *asked)
-        cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight)
+        asked, nodes = (settings.cpus_per_member, settings.gpus_per_member), able_nodes(preflight, settings)
+        # A local Ray has no other user; how many members its memory holds is in `cpus_per_member`.
+        memory = 0 if is_local or needs is None else memory_to_ask(needs.member_bytes, nodes)
+        num_slots = count_slots(nodes, *asked, memory)
+        cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight, member_bytes=memory)
         with unless_lost(cluster.close):
             yield cluster
 
@@ -100,8 +107,12 @@ class RayCluster:
         *,
         nodes_change: bool = False,
         preflight: Preflight | None = None,
+        member_bytes: int = 0,
     ) -> None:
-        """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain."""
+        """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain.
+
+        A member asks Ray for `member_bytes` of memory.
+        """
         self._preflight = preflight or Preflight(None)
         self._suspects: Mapping[str, str] = {}
         self._places: dict[Any, Any] = {}
@@ -109,8 +120,8 @@ class RayCluster:
         self.is_local = not nodes_change
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
-        self._asked = cpus_per_member, gpus_per_member
-        self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
+        self._asked = cpus_per_member, gpus_per_member, member_bytes
+        self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member, "memory": member_bytes}
         self._duties = duties
         self._actors: dict[str, Any] = {}
         self._idle: list[Any] = []

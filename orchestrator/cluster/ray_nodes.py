@@ -6,10 +6,12 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.cluster.interface import Where
+from orchestrator.cluster.preflight import GPUS
+from orchestrator.text import counted
 from workers.errors import ClusterLost, ConfigError
 
 # A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
@@ -22,25 +24,31 @@ _PATIENCE_S = 25.0
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster; `name` is Ray's id, `host` and `address` are of its machine."""
+    """One node of the cluster; `name` is Ray's id, `host` and `address` are of its machine.
+
+    `memory` is in bytes, what Ray gives to tasks and actors that ask for some.
+    """
 
     cpus: float
     gpus: float
     name: str = ""
     host: str = ""
     address: str = ""
+    memory: float = field(default=math.inf, compare=False)
 
     def __str__(self) -> str:
         return f"{self.host} ({self.address})"
 
 
-def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float, least: int = 0) -> int:
-    """Returns how many members run at once, `least` if the nodes have room for fewer.
+def count_slots(
+    nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float, member_bytes: float = 0, least: int = 0
+) -> int:
+    """Returns how many members run at once, `least` if the nodes have room for fewer; `member_bytes` 0 asks for none.
 
     Raises:
         ConfigError: `least` is 0 and no node has room for a member; Ray would wait forever without a message.
     """
-    slots = max(least, sum(slots_of(node, cpus_per_member, gpus_per_member) for node in nodes))
+    slots = max(least, sum(slots_of(node, cpus_per_member, gpus_per_member, member_bytes) for node in nodes))
     if slots:
         return slots
     most_cpus = max((node.cpus for node in nodes), default=0)
@@ -51,15 +59,31 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
     )
 
 
-def slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
+def slots_of(node: Node, cpus_per_member: int, gpus_per_member: float, member_bytes: float = 0) -> int:
     """Returns how many members `node` has room for."""
     by_cpu = math.floor(node.cpus / cpus_per_member)
+    if member_bytes:
+        by_cpu = min(by_cpu, math.floor(node.memory / member_bytes))
     if not gpus_per_member:
         return by_cpu
     if gpus_per_member >= 1:
         return min(by_cpu, math.floor(node.gpus / gpus_per_member))
     # Ray can allot a share of one GPU, never of two.
     return min(by_cpu, math.floor(node.gpus) * math.floor(1 / gpus_per_member + 1e-9))
+
+
+def memory_to_ask(member_bytes: float, nodes: Collection[Node]) -> int:
+    """Returns the bytes that a member asks Ray for: its estimate, or less, so that each of `nodes` holds one."""
+    return math.floor(min([member_bytes, *(node.memory for node in nodes)]))
+
+
+def idle_gpus(gpus_per_member: float, nodes: Collection[Node] | None = None) -> str:
+    """Returns a line if `nodes`, or this machine, have GPUs that no member asks for; "" otherwise."""
+    if gpus_per_member or (nodes is None and not any(GPUS.glob("*"))):
+        # Ray is not loaded for this alone.
+        return ""
+    idle = local_gpus() if nodes is None else math.floor(sum(node.gpus for node in nodes))
+    return f"{counted(idle, 'GPU')} idle: set cluster.gpus_per_member=1" if idle else ""
 
 
 def living_nodes() -> list[Node]:
@@ -72,6 +96,7 @@ def living_nodes() -> list[Node]:
         Node(
             *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),
             *(node[name] for name in ("NodeID", "NodeManagerHostname", "NodeManagerAddress")),
+            *(node["Resources"].get(name, math.inf) for name in ("memory",)),
         )
         for node in described
         if node["Alive"]

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ class _Look:
     """A task that looks at a node and writes `probe`; the times are monotonic. `seen_by` is known when it has ended."""
 
     call: Any
-    probe: Path
+    probe: Path | None
     give_up: float
     seen_by: float = 0.0
 
@@ -45,8 +45,7 @@ class Preflight:
         self._needs = needs
         self._here = inspect(None, "", needs.stores) if needs else {}
         self._asked: dict[str, _Look] = {}
-        self._fits: set[str] = set()
-        self._first: dict[str, Any] = {}
+        self._fits: dict[str, dict[str, Any]] = {}
         self._misfits: dict[str, tuple[Node, Unfit]] = {}
 
     @property
@@ -63,7 +62,7 @@ class Preflight:
         """Uses the node no more."""
         self._asked.pop(node.name, None)
         self._misfits[node.name] = node, unfit
-        self._fits.discard(node.name)
+        self._fits.pop(node.name, None)
         _say_once(self.left_out[node.name])
 
     def refused(self, unfit: Unfit) -> None:
@@ -78,13 +77,13 @@ class Preflight:
             return [node for node in nodes if node.name not in self._misfits]
         names, began = {node.name for node in nodes}, time.monotonic()
         for node in nodes:
-            if node.name not in self._fits | self._misfits.keys() | self._asked.keys():
+            if node.name not in self._fits.keys() | self._misfits.keys() | self._asked.keys():
                 self._asked[node.name] = _ask(self._needs, node)
         while True:
             for node in [node for node in nodes if node.name in self._asked]:
                 self._hear(node, self._needs)
             waited_s = time.monotonic() - began
-            enough = waited_s >= wait_s or (names & self._fits and waited_s >= _ENOUGH_S)
+            enough = waited_s >= wait_s or (names & self._fits.keys() and waited_s >= _ENOUGH_S)
             if enough or not names & self._asked.keys() - self._misfits.keys():
                 return [node for node in nodes if node.name in self._fits]
             time.sleep(_PAUSE_S)
@@ -94,6 +93,17 @@ class Preflight:
         fitting = self.fitting(nodes, wait_s=_ANSWER_S + _SEEN_S)
         self.require_some(nodes)
         return fitting
+
+    def found(self, node: Node) -> Mapping[str, Any]:
+        """Returns what a look at a node that fits has found (`inspect`)."""
+        return self._fits[node.name]
+
+    def settle(self, needs: Needs, nodes: Sequence[Node]) -> None:
+        """Judges those `nodes` that fit again, by `needs` that have become more."""
+        self._needs = needs
+        for node in [node for node in nodes if node.name in self._fits]:
+            if unfit := misfit(self._fits[node.name], self._here, needs):
+                self.leave_out(node, unfit)
 
     def require_some(self, nodes: Collection[Node]) -> None:
         """Raises ConfigError, or StorageError, if all `nodes` are left out, and none that fits may come back."""
@@ -123,7 +133,7 @@ class Preflight:
             self.leave_out(node, Unfit(f"its worker ended ({first_line(error)}): look at Ray's logs there"))
             return
         look.seen_by = look.seen_by or now + _SEEN_S
-        found["seen"] = not found["probe"] and _seen(look.probe, node.name)
+        found["seen"] = look.probe is None or (not found["probe"] and _seen(look.probe, node.name))
         if not found["probe"] and not found["seen"] and now < look.seen_by:
             return
         del self._asked[node.name]
@@ -131,9 +141,8 @@ class Preflight:
         if unfit := misfit(found, self._here, needs):
             self.leave_out(node, unfit)
             return
-        self._fits.add(node.name)
-        self._first = self._first or found
-        if said := remark(found, self._first):
+        self._fits[node.name] = found
+        if said := remark(found, next(iter(self._fits.values()))):
             _say_once(f"node {node}: {said}")
 
 
@@ -143,7 +152,7 @@ def _ask(needs: Needs, node: Node) -> _Look:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A name of its own for each look: a network file system may remember for half a minute that a name was not there.
-    probe = needs.folder / f"{TEMPORARY_PREFIX}node-{node.name}.{secrets.token_hex(4)}"
+    probe = needs.folder and needs.folder / f"{TEMPORARY_PREFIX}node-{node.name}.{secrets.token_hex(4)}"
     strategy = NodeAffinitySchedulingStrategy(node.name, soft=False)
     task: Any = ray.remote(inspect).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy, name="preflight")
     return _Look(task.remote(probe, node.name, needs.stores), probe, time.monotonic() + _ANSWER_S)

@@ -18,6 +18,7 @@ from .schema import (
     Compile as Compile,
     Config as Config,
     FoldsConfig as FoldsConfig,
+    Kernels as Kernels,
     Metric as Metric,
     Precision as Precision,
     SetScore as SetScore,

@@ -38,6 +38,8 @@ SetScore = StrEnum("SetScore", "raps aps")
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
 Precision = StrEnum("Precision", "auto fp32 bf16 tf32 fp16")
 Compile = StrEnum("Compile", "auto off")
+# The compiled kernels of `workers`: where all machines have them or those that do are enough, only there, nowhere.
+Kernels = StrEnum("Kernels", "auto compiled plain")
 SweepStop = StrEnum("SweepStop", "none halving")
 # By what a fit is chosen and members are judged; the definitions are scikit-learn's.
 Metric = StrEnum("Metric", "top1 top5 log_loss brier macro_f1 balanced_accuracy auc qwk")
@@ -67,7 +69,7 @@ class ClusterLayer:
     """Holds what a person writes about the cluster; with `address` None the run starts a local Ray.
 
     `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
-    node. A member that makes no progress for `progress_timeout_s` seconds is ended.
+    node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs.
     """
 
     address: str | None = None
@@ -76,6 +78,7 @@ class ClusterLayer:
     max_failures: int = 3
     max_losses: int = 20
     progress_timeout_s: float = 900.0
+    kernels: Kernels = Kernels.auto
 
     def __post_init__(self) -> None:
         gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
@@ -85,6 +88,8 @@ class ClusterLayer:
         require(in_parts, f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
         require_least(self, 0, "max_failures", "max_losses")
         require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
+        unread = f"kernels={self.kernels}: only members on CPUs use them; remove it, or gpus_per_member"
+        require(not gpus or self.kernels is Kernels.auto, unread)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _ADVICE = {
     "gpus num_gpus n_gpus ngpus gpu": "cluster.gpus_per_member={value}",
     "device devices cuda accelerator": "cluster.gpus_per_member=1 for a GPU per member, or 0 for CPUs",
     "cpus num_cpus n_cpus workers num_workers threads num_threads n_jobs": "cluster.cpus_per_member={value}",
+    "kernels": "cluster.kernels={value}",
     "output_dir output out out_dir outdir save_dir log_dir results_dir checkpoint_dir": "run_dir={value}",
     "img_size image_size imgsz resolution": "model.input_size={value} datasets.target.size={stored}",
     "pretrained weights init_weights": (

@@ -1,4 +1,3 @@
-from .choice import largest_member as largest_member
 from .placing import (
     Measuring as Measuring,
     Placed as Placed,
@@ -6,5 +5,6 @@ from .placing import (
     kept as kept,
     lacking as lacking,
     measure_rates as measure_rates,
+    needs_of as needs_of,
     place as place,
 )

@@ -2,6 +2,8 @@
 
 Candidates are compared by the time that the whole plan would take to train. Images per second alone miss that seven
 members, two at once, leave one to train alone at the end.
+
+A machine's room for members is a pair: its CPUs, and the most members that its memory holds.
 """
 
 import math
@@ -15,6 +17,8 @@ from workers.settings import AugmentationSettings, KeptCheckpoint, ModelSettings
 
 # A candidate replaces the default only if it is faster by this share, which is more than noise.
 MARGIN = 0.05
+Rooms = Sequence[tuple[int, int]]
+
 # Candidates this much slower are skipped: more threads or another turn would not reverse the order.
 HOPELESS = 1.25
 # The share of a plan's training that measuring may take. A default that keeps all cores busy was within 10% of the best
@@ -135,25 +139,46 @@ def largest_member(plan: Plan, keep: KeptCheckpoint) -> float:
     return max((member_bytes(stage, keep) for stage in plan.stages), default=1.0)
 
 
+def on_each(threads: int, rooms: Rooms, members: int) -> list[int]:
+    """Returns the most of `members` that train on each machine, spread evenly; a machine alone takes at least one."""
+    most = [max(int(len(rooms) == 1), min(slots, cpus // threads)) for cpus, slots in rooms]
+    level = next(
+        each for each in range(max(most) + 1) if each == max(most) or sum(min(each, n) for n in most) >= members
+    )
+    return [min(level, each) for each in most]
+
+
 def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
     """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
     return max(1, min(len(plan.trained), int(memory_bytes * _MEMORY_SHARE / largest_member(plan, keep))))
 
 
 def candidates(
-    num_cpus: int, members: int, precisions: Sequence[str], threads: int | None = None
+    rooms: Rooms, members: int, precisions: Sequence[str], threads: int | None = None, *, fill: bool = False
 ) -> tuple[Candidate, ...]:
     """Returns the candidates, the default first; the first of `precisions` is the preferred one.
 
-    `members` is the most that memory and plan allow at once, at least 1; `threads` is the configured number a member.
+    The default is one thread a member. With `fill` it is the most threads with which as many train at once: on one
+    machine fewer CPUs than members are left idle.
+
+    Args:
+        rooms: of the machines.
+        members: of the plan, at least 1.
+        precisions: to choose from.
+        threads: the configured number a member.
+        fill: see above.
     """
-    powers = (1 << exponent for exponent in range(num_cpus.bit_length()))
-    counts = [threads] if threads else sorted({*powers, max(1, num_cpus // members), num_cpus})
-    return tuple(
-        Candidate(count, max(1, min(members, num_cpus // count)), precision)
-        for count in counts
-        for precision in precisions
-    )
+    largest = max(cpus for cpus, _ in rooms)
+
+    def at_once(count: int) -> int:
+        return max(1, min(members, sum(on_each(count, rooms, members))))
+
+    filling = next(count for count in range(largest, 0, -1) if count == 1 or at_once(count) >= at_once(1))
+    powers = (1 << exponent for exponent in range(largest.bit_length()))
+    counts = [threads] if threads else sorted({*powers, filling, largest})
+    if fill and not threads:
+        counts.insert(0, counts.pop(counts.index(filling)))
+    return tuple(Candidate(count, at_once(count), precision) for count in counts for precision in precisions)
 
 
 def is_hopeless(candidate: Candidate, rates: Mapping[Candidate, float]) -> bool:

@@ -27,6 +27,8 @@ from workers.throughput import Request
 _SECONDS = 0.6
 _TURNS = 2
 _MODE_TIMEOUT_S = 300
+_ASK_GPU = "from workers.throughput.measure import gpu_precision; print(gpu_precision())"
+_GPU_TIMEOUT_S = 120
 
 _log = logging.getLogger(__name__)
 _Process = subprocess.Popen[bytes]
@@ -96,6 +98,16 @@ def measure_modes(stage: Stage, numerics: Numerics, note: Callable[[str], None])
         if rate is not None:
             rates[mode] = rate
     return rates
+
+
+def ask_gpu() -> str:
+    """Returns the GPU's half precision; asks in another process, so that this one holds no GPU memory."""
+    command = [sys.executable, "-P", "-c", _ASK_GPU]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return "fp32"
+    return asked.stdout.strip()
 
 
 def _start() -> _Process:

@@ -1,17 +1,26 @@
 """Chooses a run's numerics from configuration, machine and measurement: once, at its first start."""
 
 import contextlib
-import subprocess
-import sys
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
-from orchestrator.cluster import available_cpus, check_resources, memory_limit
-from orchestrator.config import ClusterConfig, Compile, Config, Precision
+from orchestrator.cluster import (
+    Machine,
+    Needs,
+    available_cpus,
+    check_resources,
+    idle_gpus,
+    memory_limit,
+    open_nodes,
+)
+from orchestrator.config import ClusterConfig, Compile, Config, Kernels, Precision
 from orchestrator.placement import choice
 from orchestrator.placement.choice import Candidate, Kind, Option
-from orchestrator.placement.measuring import measure, measure_modes, read_rates, write_rates
+from orchestrator.placement.measuring import ask_gpu, measure, measure_modes, read_rates, write_rates
 from orchestrator.plan import Plan, StageRef
 from workers.errors import ConfigError
 from workers.models import outline
@@ -19,9 +28,7 @@ from workers.numerics import capabilities, code_digest, cpu_model, missing
 from workers.protocol import Numerics
 from workers.training import FUSED
 
-_ASK_GPU = "from workers.throughput.measure import gpu_precision; print(gpu_precision())"
-_GPU_TIMEOUT_S = 120
-
+_log = logging.getLogger(__name__)
 
 # When to measure unknown rates; rates measured earlier are always used.
 Measuring = StrEnum("Measuring", "never where_it_pays always")
@@ -41,48 +48,66 @@ class Placed:
     options: tuple[Option, ...] = ()
 
     @property
+    def option(self) -> Option | None:
+        """Returns the chosen option, or None if it was not measured."""
+        of = {(option.candidate.threads, option.candidate.precision): option for option in self.options}
+        return of.get((self.numerics.threads, self.numerics.precision))
+
+    @property
     def rate(self) -> float | None:
         """Returns the images per second of one member at a stage of the costliest kind, or None if not measured."""
-        of = {(option.candidate.threads, option.candidate.precision): option for option in self.options}
-        option = of.get((self.numerics.threads, self.numerics.precision))
-        return None if option is None else option.images_per_second / option.candidate.members
+        return None if self.option is None else self.option.images_per_second / self.option.candidate.members
 
 
-def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring) -> Placed:
+def place(
+    config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring, needs: Needs | None = None
+) -> Placed:
     """Chooses what `config` leaves to `auto` in cluster and precision; `note` is called before each measurement.
 
-    A plan too short for measuring to pay, and a cluster reached by its address, get one thread a member, in the
-    precision that suits this machine's CPU.
+    On a cluster at an address it is chosen and measured for the nodes that fit, by `needs` without numerics; those that
+    lack what is chosen are left out. A plan too short for measuring to pay gets one thread a member here, and on a
+    cluster as many as keep its CPUs busy.
+
+    Raises:
+        ConfigError: no node fits, or the cluster does not answer.
+        StorageError: no node shares the storage.
     """
+    chooser, cluster = _Chooser(config, plan, note, measuring), config.cluster
     if not plan.stages:
-        return _placed(config, plan, Candidate(1, 1, "fp32"), "nothing to train")
-    if config.cluster.gpus_per_member:
-        return _on_gpus(config, plan, note, measuring)
-    threads = None if config.cluster.choose_cpus else config.cluster.cpus_per_member
-    # Where a CPU would compute wrong gradients in it, bf16 is no choice.
-    wrong = any(outline(stage.recipe.model, stage.num_classes).strided_on_a_pixel for stage in plan.stages)
-    precisions = _precisions(config.precision, bf16=capabilities().bf16 and not wrong)
-    if config.cluster.address:
-        settled = threads is not None and len(precisions) == 1
-        default = Candidate(threads or 1, 1, precisions[0])
-        why = "as configured" if settled else "not measured: the cluster is elsewhere"
-        return _placed(config, plan, default, f"{default.terms} ({why})")
-    num_cpus = available_cpus()
-    given = choice.candidates(
-        num_cpus, choice.most_members(plan, config.predict.checkpoint, memory_limit()), precisions, threads
+        return chooser.placed(Candidate(1, 1, "fp32"), "nothing to train", built=capabilities().compiled_kernels)
+    choose = chooser.on_gpus if cluster.gpus_per_member else chooser.on_cpus
+    if cluster.address is None:
+        if idle := idle_gpus(cluster.gpus_per_member):
+            note(idle)
+        return choose([_this_machine(config, plan)])
+    needs = replace(needs or needs_of(config, plan), numerics=None)
+    with open_nodes(cluster, needs) as nodes:
+        if nodes.idle_gpus:
+            note(nodes.idle_gpus)
+        placed = choose(nodes.machines)
+        nodes.settle(replace(needs, numerics=placed.numerics))
+    return placed
+
+
+def needs_of(config: Config, plan: Plan) -> Needs:
+    """Returns what `plan` needs of a node, but for numerics, and what only a run has."""
+    # On GPUs most of the memory is theirs.
+    member_bytes = 0 if config.cluster.gpus_per_member else choice.largest_member(plan, config.predict.checkpoint)
+    return Needs(code_digest(), member_bytes=member_bytes, typed=config.precision is not Precision.auto)
+
+
+def _this_machine(config: Config, plan: Plan) -> Machine:
+    slots = 0
+    if not config.cluster.gpus_per_member:
+        slots = choice.most_members(plan, config.predict.checkpoint, memory_limit())
+    else:
+        # A launch has already refused what does not fit here; `septet plan` reports it and continues.
+        with contextlib.suppress(ConfigError):
+            slots = check_resources(config.cluster)
+    able = capabilities()
+    return Machine(
+        "", cpu_model(), available_cpus(), slots, able.bf16, able.compiled_kernels, lambda run, *given: run(*given)
     )
-    default = given[0]
-    if len(given) == 1:
-        return _placed(config, plan, default, f"{default} (as configured)")
-    worth_it = choice.is_worth_measuring(plan, default, num_cpus)
-    may_measure = measuring is Measuring.always or (measuring is Measuring.where_it_pays and worth_it)
-    found = choice.options(plan, _rates(config, plan, given, note, may_measure=may_measure))
-    if not worth_it:
-        return _placed(config, plan, default, f"{default} (too short a plan for measuring to pay)", found)
-    if default not in [option.candidate for option in found]:
-        return _placed(config, plan, default, f"{default} (not measured)", found)
-    chosen = choice.choose(found, default)
-    return _placed(config, plan, chosen.candidate, choice.reason(chosen, found), found)
 
 
 def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
@@ -142,74 +167,150 @@ def augmentation_line(plan: Plan, rates: Mapping[StageRef, float], numerics: Num
     return f"{seconds * 1000:.2g} ms of a CPU an image, {share}"
 
 
-def _placed(config: Config, plan: Plan, chosen: Candidate, line: str, found: tuple[Option, ...] = ()) -> Placed:
-    numerics = Numerics(chosen.threads, chosen.precision, "cpu", _kernels())
-    return Placed(numerics, kept(config, plan, numerics), line, lacking(config)(numerics), found)
+@dataclass(frozen=True)
+class _Chooser:
+    """Chooses for machines; the fields are the arguments of `place`."""
+
+    config: Config
+    plan: Plan
+    note: Callable[[str], None]
+    measuring: Measuring
+
+    def placed(self, chosen: Candidate, line: str, *, built: bool, found: tuple[Option, ...] = ()) -> Placed:
+        numerics = Numerics(chosen.threads, chosen.precision, "cpu", self._kernels(built=built))
+        return Placed(numerics, kept(self.config, self.plan, numerics), line, lacking(self.config)(numerics), found)
+
+    def on_cpus(self, machines: Sequence[Machine]) -> Placed:
+        """Chooses for those of `machines` that can most, or for all if the plan ends sooner so, as measured."""
+        kernels = self.config.cluster.kernels
+        if not machines:
+            default = Candidate(self.config.cluster.cpus_per_member, 1, self._precisions(bf16=False)[0])
+            return self.placed(default, f"{default.terms} (not measured: no node is there yet)", built=True)
+        pool = [one for one in machines if one.compiled_kernels or kernels is not Kernels.compiled]
+        if not pool:
+            raise ConfigError(
+                "cluster.kernels=compiled: no machine that fits has them: install a C compiler and Septet"
+            )
+        best = pool
+        if kernels is not Kernels.plain:
+            best = [one for one in best if one.compiled_kernels] or best
+        if len(self._precisions(bf16=True)) > 1:
+            best = [one for one in best if one.bf16] or best
+        few = self._alike(best, alone=len(best) == len(pool))
+        if len(best) == len(pool):
+            return few
+        every = self._alike(pool, alone=False)
+        lacked = {"compiled kernels": "cluster.kernels=plain"} if few.numerics.kernels != every.numerics.kernels else {}
+        lacked |= {"bf16": "precision=fp32"} if best[0].bf16 and not all(one.bf16 for one in pool) else {}
+        who, cost = f"{len(pool) - len(best)} of {len(pool)} nodes lack {' or '.join(lacked)}", "a rate not measured"
+        if few.option and every.option:
+            cost = f"{(every.rate or 0) / (few.rate or 1):.1f} times the rate each"
+            if every.option.seconds < few.option.seconds:
+                return replace(every, line=f"{every.line}; {who}: all train without, at {cost}")
+        instead = " ".join(lacked.values())
+        return replace(few, line=f"{few.line}; {who} and are left out; {instead} would use them at {cost}")
+
+    def _alike(self, machines: Sequence[Machine], *, alone: bool) -> Placed:
+        """Chooses for all of `machines`, by what they have in common; `alone`: it is compared with no other choice."""
+        plan, cluster, built = self.plan, self.config.cluster, all(one.compiled_kernels for one in machines)
+        precisions = self._precisions(bf16=all(one.bf16 for one in machines))
+        threads = None if cluster.choose_cpus else cluster.cpus_per_member
+        rooms = [(one.num_cpus, one.slots) for one in machines]
+        given = choice.candidates(rooms, len(plan.trained), precisions, threads, fill=cluster.address is not None)
+        default = given[0]
+        if alone and len(given) == 1:
+            return self.placed(default, f"{default} (as configured)", built=built)
+        fewest = min(given, key=lambda one: one.threads)
+        worth_it = choice.is_worth_measuring(plan, fewest, sum(one.num_cpus for one in machines))
+        may_measure = self.measuring is Measuring.always or (self.measuring is Measuring.where_it_pays and worth_it)
+        rates = {}
+        for one in dict.fromkeys(machines):
+            at = machines.index(one)
+            on_it = {each: choice.on_each(each.threads, rooms, each.members)[at] for each in given}
+            rates[one.name] = self._rates(one, on_it, self._kernels(built=built), may_measure=may_measure)
+        # The slowest kind counts, since a run ends with its last member.
+        of_each = {each: [own[each] for own in rates.values() if each in own] for each in given}
+        known = {each: each.members * min(own) for each, own in of_each.items() if len(own) == len(rates)}
+        found = choice.options(plan, known)
+        if not worth_it or default not in known:
+            why = "not measured" if worth_it else "too short a plan for measuring to pay"
+            return self.placed(default, f"{default} ({why})", built=built, found=found)
+        chosen = choice.choose(found, default)
+        where = f", measured on {', '.join(rates)}" if cluster.address else ""
+        return self.placed(chosen.candidate, choice.reason(chosen, found) + where, built=built, found=found)
+
+    def _rates(
+        self, machine: Machine, on_it: Mapping[Candidate, int], kernels: str, *, may_measure: bool
+    ) -> dict[Candidate, float]:
+        """Returns the known images per second of one member on `machine`, measuring them first if needed.
+
+        `on_it` has the members that a candidate trains there. Where it is 0, the rate is infinite.
+        """
+        own = {one: replace(one, members=members) for one, members in on_it.items()}
+        given = list(dict.fromkeys(one for one in own.values() if one.members))
+        stage = choice.costliest(self.plan)
+        about = {
+            "cpu": machine.processors,
+            "num_cpus": machine.num_cpus,
+            "code": code_digest(),
+            "kernels": kernels,
+            "kind": asdict(choice.kind_of(stage)),
+            "asked": [str(candidate) for candidate in given],
+        }
+        rates = read_rates(self.config.store, about)
+        # One measurement decides which candidates are hopeless, so either all are measured again or none.
+        if not rates and given and may_measure:
+            rates = self._call(machine, measure, stage, given, Numerics(kernels=kernels)) or {}
+            write_rates(self.config.store, about, rates)
+        known = {one: rates[same] / same.members for one, same in own.items() if same in rates}
+        return {**{one: math.inf for one, same in own.items() if not same.members}, **known}
+
+    def _call(self, machine: Machine, function: Callable[..., Any], *given: Any) -> Any:
+        """Runs a measurement on a machine; its lines stay there, unless it is this one."""
+        if not machine.name:
+            return machine.call(function, *given, self.note)
+        self.note(f"measuring on {machine.name}")
+        return machine.call(function, *given, _log.debug)
+
+    def _precisions(self, *, bf16: bool) -> Sequence[str]:
+        """Returns the precisions to choose from, the preferred one first; `bf16`: the CPUs multiply it."""
+        if self.config.precision is not Precision.auto:
+            return (self.config.precision.value,)
+        # Where a CPU would compute wrong gradients in it, bf16 is no choice.
+        wrong = any(outline(one.recipe.model, one.num_classes).strided_on_a_pixel for one in self.plan.stages)
+        return (Precision.bf16.value, Precision.fp32.value) if bf16 and not wrong else (Precision.fp32.value,)
+
+    def _kernels(self, *, built: bool) -> str:
+        return "compiled" if built and self.config.cluster.kernels is not Kernels.plain else "torch"
+
+    def on_gpus(self, machines: Sequence[Machine]) -> Placed:
+        """Gives each member its share of the CPUs, and measures how to compile its steps. Has never run on a GPU."""
+        config, plan, wanted = self.config, self.plan, self.config.cluster
+        precision = config.precision.value
+        if config.precision is Precision.auto:
+            precision = _gpu_precision(plan, {one.call(ask_gpu) for one in dict.fromkeys(machines)})
+        threads, machines = wanted.cpus_per_member, [one for one in machines if one.slots]
+        if wanted.choose_cpus and machines:
+            on_each = choice.on_each(1, [(one.num_cpus, one.slots) for one in machines], len(plan.trained))
+            shares = [one.num_cpus // most for one, most in zip(machines, on_each, strict=True) if most]
+            threads = max(1, min(shares))
+        numerics = Numerics(threads, precision, "cuda")
+        pays = self.measuring is Measuring.where_it_pays and choice.is_worth_compiling(plan)
+        rates: dict[str, float] = {}
+        kinds = list(dict.fromkeys(machines)) if config.compile is Compile.auto else []
+        if kinds and (pays or self.measuring is Measuring.always):
+            found = [self._call(one, measure_modes, choice.costliest(plan), numerics) or {} for one in kinds]
+            rates = {mode: min(own[mode] for own in found) for mode in found[0] if all(mode in own for own in found)}
+        numerics = replace(numerics, compile=choice.compile_mode(rates))
+        said = ", ".join(f"{mode} {rate:,.0f} images/s" for mode, rate in rates.items()) or "not measured on GPUs"
+        where = f", measured on {', '.join(one.name for one in kinds)}" if rates and wanted.address else ""
+        line = f"{Candidate(threads, 1, precision).terms}, {wanted.gpus_per_member:g} GPUs, compile={numerics.compile}"
+        return Placed(numerics, kept(config, plan, numerics), f"{line} ({said}{where})")
 
 
-def _rates(
-    config: Config, plan: Plan, given: Sequence[Candidate], note: Callable[[str], None], *, may_measure: bool
-) -> dict[Candidate, float]:
-    """Returns the known rates of `given`, measuring them first if needed."""
-    stage = choice.costliest(plan)
-    about = {
-        "cpu": cpu_model(),
-        "num_cpus": available_cpus(),
-        "code": code_digest(),
-        "kernels": _kernels(),
-        "kind": asdict(choice.kind_of(stage)),
-        "asked": [str(candidate) for candidate in given],
-    }
-    rates = read_rates(config.store, about)
-    # One measurement decides which candidates are hopeless, so either all are measured again or none.
-    if not rates and may_measure:
-        rates = measure(stage, given, Numerics(kernels=_kernels()), note)
-        write_rates(config.store, about, rates)
-    return rates
-
-
-def _precisions(asked: Precision, *, bf16: bool) -> Sequence[str]:
-    """Returns the precisions to choose from, the preferred one first."""
-    if asked is not Precision.auto:
-        return (asked.value,)
-    return (Precision.bf16.value, Precision.fp32.value) if bf16 else (Precision.fp32.value,)
-
-
-def _kernels() -> str:
-    return "compiled" if capabilities().compiled_kernels else "torch"
-
-
-def _on_gpus(config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring) -> Placed:
-    """Gives each member its share of the CPUs, and measures how to compile its steps. Has never run on a GPU."""
-    wanted, is_here = config.cluster, False
-    precision = _gpu_precision(plan) if config.precision is Precision.auto else config.precision.value
-    threads = wanted.cpus_per_member
-    if not wanted.address:
-        # A launch has already refused what does not fit here; `septet plan` reports it and continues.
-        with contextlib.suppress(ConfigError):
-            slots = check_resources(wanted)
-            threads = max(1, available_cpus() // min(len(plan.trained), slots)) if wanted.choose_cpus else threads
-            is_here = True
-    numerics = Numerics(threads, precision, "cuda")
-    worth_it = measuring is Measuring.always or (
-        measuring is Measuring.where_it_pays and choice.is_worth_compiling(plan)
-    )
-    rates = {}
-    if is_here and worth_it and config.compile is Compile.auto:
-        rates = measure_modes(choice.costliest(plan), numerics, note)
-    numerics = replace(numerics, compile=choice.compile_mode(rates))
-    found = ", ".join(f"{mode} {rate:,.0f} images/s" for mode, rate in rates.items()) or "not measured on GPUs"
-    line = f"{Candidate(threads, 1, precision).terms}, {wanted.gpus_per_member:g} GPUs, compile={numerics.compile}"
-    return Placed(numerics, kept(config, plan, numerics), f"{line} ({found})")
-
-
-def _gpu_precision(plan: Plan) -> str:
-    """Asks for the GPU's in another process, so that this one holds no GPU memory; fp16 needs fused optimizers."""
-    command = [sys.executable, "-P", "-c", _ASK_GPU]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return "fp32"
+def _gpu_precision(plan: Plan, said: set[str]) -> str:
+    """Returns the half precision that all GPUs multiply, of what each said; fp16 needs fused optimizers."""
+    if said == {"bf16"}:
+        return "bf16"
     fused = all(stage.recipe.optimizer.name in FUSED for stage in plan.stages)
-    said = asked.stdout.strip()
-    return said if said == "bf16" or (said == "fp16" and fused) else "fp32"
+    return "fp16" if fused and said and said <= {"bf16", "fp16"} else "fp32"

@@ -81,7 +81,7 @@ class OpenedRun:
             choose: adds the numerics, why they were chosen, and what of them this machine lacks;
                 called only for a new run, since other numerics change the bits.
             keep_data: writes the run's copy of its target dataset into the given folder.
-            check: raises if the run cannot be done; nothing is written then.
+            check: as `choose`, raises if the run cannot be done, for one that is not new; nothing is written then.
 
         Raises:
             RunMismatch: a dataset's content has changed since the run began.
@@ -98,7 +98,8 @@ class OpenedRun:
         self.record = replace(self.record, data_digests={**before, **digests}, stores={**self.record.stores, **paths})
         if self.new:
             self.record = choose(self.record)
-        check(self.record)
+        else:
+            check(self.record)
         write_record(self.paths, self.record)
         write_text(self.paths.config_yaml, self._wanted.config_yaml)
         keep_data(self.paths.data)

@@ -14,6 +14,7 @@ from orchestrator.combine import LEFT_OUT, STUDENT, Missing
 from orchestrator.config.composition import compose
 from orchestrator.launching import Incomplete
 from orchestrator.placement import choice as placement
+from orchestrator.placement.placing import Placed
 from orchestrator.run.ledger import State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
@@ -83,6 +84,23 @@ def test_launch_that_resumes_says_which_arithmetic_stays(override, said):
     assert told == said
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept", "said"),
+    [
+        ("plain", "compiled", ["kernels stay compiled, as in the run's first launch"]),
+        ("compiled", "torch", ["kernels stay torch, as in the run's first launch"]),
+        ("plain", "torch", []),
+        ("compiled", "compiled", []),
+        ("auto", "torch", []),
+    ],
+)
+def test_launch_that_resumes_says_which_kernels_stay(typed, kept, said):
+    run, told = SimpleNamespace(new=False, record=SimpleNamespace(numerics=Numerics(kernels=kept))), []
+    config = compose([f"cluster.kernels={typed}", "cluster.cpus_per_member=1"])
+    launching._placed(config, None, run, SimpleNamespace(note=told.append))
+    assert told == said
+
+
 @pytest.fixture
 def looks(monkeypatch):
     """What nodes are asked for, a look each."""
@@ -104,11 +122,25 @@ def test_nodes_are_looked_at_only_on_a_cluster_elsewhere_and_if_something_is_to_
 
 
 def test_memory_is_asked_of_nodes_where_members_train_in_it(tmp_path):
-    plan, config = plan_of({"a": {"train": None}}), compose([])
-    asked = {
-        device: launching._needs(
-            config, plan, RunPaths(tmp_path), {}, make_record(plan, numerics=Numerics(device=device))
+    plan = plan_of({"a": {"train": None}})
+    asked = [
+        launching._needs(
+            compose([f"cluster.gpus_per_member={gpus}"]), plan, RunPaths(tmp_path), {}, make_record(plan)
         ).member_bytes
-        for device in ("cpu", "cuda")
-    }
-    assert asked["cpu"] > 1e6 and asked["cuda"] == 0
+        for gpus in (0, 1)
+    ]
+    assert asked[0] > 1e6 and asked[1] == 0
+
+
+def test_nodes_of_a_new_run_are_asked_for_its_storage_and_code_and_what_they_give_is_recorded(tmp_path, monkeypatch):
+    plan, config, asked, told = plan_of({"a": {"train": None}}), compose(["precision=bf16"]), [], []
+    placed = Placed(Numerics(5, kernels="compiled"), config.cluster, "as measured on w1")
+    monkeypatch.setattr(launching.placement, "place", lambda *given: asked.append(given[-1]) or placed)
+    stores, record = {"target": SimpleNamespace(path=tmp_path / "store")}, make_record(plan)
+    display = SimpleNamespace(note=told.append)
+    chosen = launching._choose_numerics(config, plan, RunPaths(tmp_path), stores, display, record)
+    assert (chosen.numerics, chosen.placement) == (placed.numerics, "as measured on w1")
+    assert told == ["placement: as measured on w1"]
+    (needs,) = asked
+    assert (needs.code, needs.folder, needs.stores) == (record.code_digest, tmp_path, (tmp_path / "store",))
+    assert needs.typed and needs.member_bytes > 1e6

@@ -1,6 +1,7 @@
 """Whether a node fits: what a look at a machine finds, and what is made of it; no Ray."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def test_node_that_lacks_something_is_unfit_and_the_line_says_what_to_do(found, 
 def test_what_the_driver_s_machine_lacks_too_was_accepted_when_the_run_began():
     same = {**GOOD, "bf16": False}
     assert misfit(same, same, NEEDS) is None
+    # What is chosen for the nodes by itself was chosen since some multiply it.
+    assert misfit(same, same, replace(NEEDS, typed=False)) is not None
     assert misfit(same, GOOD, NEEDS) is not None
 
 

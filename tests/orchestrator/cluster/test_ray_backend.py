@@ -16,17 +16,19 @@ import pytest
 from fake_stages import make_spec
 from pictures import write_tree
 
+from orchestrator.cluster import ray_backend, ray_nodes
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster
-from orchestrator.cluster.ray_nodes import Head, Node, await_head, count_slots
+from orchestrator.cluster.ray_nodes import Head, Node, await_head, count_slots, idle_gpus, memory_to_ask
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.cluster.ray_shards import shard_runner
-from orchestrator.config.schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig, Kernels
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
+from workers.numerics import Capabilities
 from workers.protocol import StageResult
 from workers.settings.dataset import DatasetSettings
 
@@ -47,6 +49,45 @@ GIVE_UP_S = 120.0
 )
 def test_slots_are_whole_members_node_by_node(nodes, cpus, gpus, slots):
     assert count_slots(nodes, cpus, gpus) == slots
+
+
+def test_slots_are_bounded_by_the_memory_that_members_ask_for():
+    large, small = Node(16, 0, memory=10e9), Node(16, 0, memory=3e9)
+    assert count_slots([large, small], 1, 0, 2e9) == 5 + 1
+    assert count_slots([large, small], 8, 0, 1) == 4
+    assert count_slots([Node(16, 4, memory=1e9)], 1, 1) == 4, "members on GPUs ask for none"
+    # Whatever the estimate, each node that fits holds a member.
+    assert [memory_to_ask(estimate, [large, small]) for estimate in (2e9, 50e9, 0)] == [2e9, 3e9, 0]
+    assert count_slots([large, small], 1, 0, memory_to_ask(50e9, [large, small])) == 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "line"),
+    [
+        ([Node(1, 1), Node(1, 2)], 0, "3 GPUs idle: set cluster.gpus_per_member=1"),
+        ([Node(1, 1)], 0.0, "1 GPU idle: set cluster.gpus_per_member=1"),
+        ([Node(1, 1)], 0.5, ""),
+        ([Node(1, 0)], 0, ""),
+    ],
+)
+def test_gpus_that_no_member_asks_for_are_idle(nodes, asked, line):
+    assert idle_gpus(asked, nodes) == line
+
+
+def test_idle_gpus_of_this_machine_are_counted_only_if_its_driver_lists_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_nodes, "GPUS", tmp_path)
+    monkeypatch.setattr(ray_nodes, "local_gpus", None)
+    assert ray_nodes.idle_gpus(0) == ""
+    (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.setattr(ray_nodes, "local_gpus", lambda: 2)
+    assert ray_nodes.idle_gpus(0).startswith("2 GPUs idle") and ray_nodes.idle_gpus(1) == ""
+
+
+def test_kernels_that_this_machine_lacks_are_refused_if_asked_for(monkeypatch):
+    monkeypatch.setattr(ray_backend, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
+    check_resources(ClusterConfig(kernels=Kernels.plain))
+    with pytest.raises(ConfigError, match=r"^cluster\.kernels=compiled: this machine lacks them"):
+        check_resources(ClusterConfig(kernels=Kernels.compiled))
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(5, 0), (1, 1)])

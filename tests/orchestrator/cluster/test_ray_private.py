@@ -3,6 +3,7 @@
 When all pass under a newer Ray, raise the upper bound in pyproject.toml.
 """
 
+import math
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.cluster.interface import Where
@@ -108,6 +110,13 @@ def test_nodes_say_their_name_and_cpus(started):
     with private("a key of ray.nodes()", "ray_nodes.living_nodes"):
         name = ray.get_runtime_context().get_node_id()
         assert living_nodes() == [Node(available_cpus(), local_gpus(), name, socket.gethostname(), "127.0.0.1")]
+
+
+def test_nodes_say_what_of_them_is_free(started):
+    with private("ray._private.state.available_resources_per_node", "ray_machines.RayNodes"):
+        (node,) = living_nodes()
+        assert 0 < available_resources_per_node()[node.name]["CPU"] <= node.cpus
+        assert 0 < available_resources_per_node()[node.name]["memory"] <= node.memory < math.inf
 
 
 def test_head_s_address_accepts_connections(started):

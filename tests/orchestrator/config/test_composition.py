@@ -118,6 +118,7 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
         ("schedule.latest=[a]", "schedule.latest[0]=a: give a number"),
         ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
         ("model.width={a:1}", "model.width"),
+        ("cluster.kernels=C", "cluster.kernels=C: no such value; known: auto, compiled, plain"),
         ("cluster.cpus_per_member=aut", "cluster.cpus_per_member=aut: give a whole number or auto"),
         ("datasets.target.images=x", "datasets.target.images=x: only source=csv reads it, not digits"),
         ("datasets.target.id_column=x", "only source=csv or parquet reads it, not digits"),
@@ -302,6 +303,8 @@ def test_fp16_is_refused_for_a_stage_whose_optimizer_would_wait_for_the_gpu():
 
 
 def test_arithmetic_of_gpus_is_taken_with_a_gpu_and_off_is_off_in_a_file_too(tmp_path):
+    with pytest.raises(ConfigError, match=r"^cluster\.kernels=plain: only members on CPUs use them"):
+        compose(["cluster.kernels=plain", "cluster.gpus_per_member=1"])
     config = compose(["precision=tf32", "cluster.gpus_per_member=0.5", "compile=off"])
     assert (config.precision, config.compile) == (Precision.tf32, Compile.off)
     (tmp_path / "experiment").mkdir()

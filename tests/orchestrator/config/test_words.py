@@ -28,6 +28,7 @@ GIVEN = [
     ("gpus=1", "cluster.gpus_per_member=1"),
     ("cluster.gpus=1", "cluster.gpus_per_member=1"),
     ("num_workers=4", "cluster.cpus_per_member=4"),
+    ("kernels=plain", "cluster.kernels=plain"),
     ("output_dir=/x", "run_dir=/x"),
     ("img_size=224", "model.input_size=224 datasets.target.size=256"),
     ("val_fraction=0.2", "datasets.target.val_fraction=0.2"),

@@ -60,11 +60,11 @@ def test_choice_goes_by_the_time_of_the_whole_plan(digits):
 
 
 def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is():
-    given = placement.candidates(6, 4, ("bf16", "fp32"))
+    given = placement.candidates([(6, 4)], 7, ("bf16", "fp32"))
     assert given[0] == Candidate(1, 4, "bf16")
     assert {one.threads for one in given} == {1, 2, 4, 6}
     assert all(one.members <= 4 and (one.threads == 1 or one.threads * one.members <= 6) for one in given)
-    assert placement.candidates(6, 4, ("fp32",), threads=3) == (Candidate(3, 2, "fp32"),)
+    assert placement.candidates([(6, 4)], 7, ("fp32",), threads=3) == (Candidate(3, 2, "fp32"),)
     rates = {MANY: 200.0, replace(MANY, precision="fp32"): 100.0}
     assert placement.is_hopeless(replace(ONE, precision="fp32"), rates), "far behind with one thread"
     assert not placement.is_hopeless(ONE, rates)
@@ -105,7 +105,7 @@ def test_rates_are_read_back_for_the_same_question_only(tmp_path):
 )
 def test_measuring_pays_over_a_long_plan_and_sooner_where_the_default_leaves_cores_idle(epochs, num_cpus, worth):
     _, plan = planned("ensemble=five", f"ensemble.stages.train.epochs={epochs}")
-    default = placement.candidates(num_cpus, 5, ("bf16",))[0]
+    default = placement.candidates([(num_cpus, 5)], 5, ("bf16",))[0]
     assert placement.is_worth_measuring(plan, default, num_cpus) is worth
 
 
@@ -208,7 +208,7 @@ def a_gpu(monkeypatch, two_cpus):
         return {"off": 100.0, "fused": 120.0}
 
     monkeypatch.setattr(placing, "check_resources", lambda _: 1)
-    monkeypatch.setattr(placing, "_gpu_precision", lambda _: "bf16")
+    monkeypatch.setattr(placing, "ask_gpu", lambda: "bf16")
     monkeypatch.setattr(placing, "measure_modes", modes)
     return measured
 
@@ -231,9 +231,8 @@ def test_place_on_a_gpu_compiles_a_long_plan_s_steps_if_that_was_measured_to_be_
         ((LONG,), Measuring.never),
         ((), Measuring.where_it_pays),
         ((LONG, "compile=off"), Measuring.always),
-        ((LONG, "cluster.address=10.0.0.1:6379"), Measuring.always),
     ],
-    ids=["not now", "a short plan", "off", "a cluster elsewhere"],
+    ids=["not now", "a short plan", "off"],
 )
 def test_place_on_gpus_that_are_not_measured_compiles_nothing(a_gpu, overrides, measuring):
     placed = place(*planned(*ON_GPU, *overrides), _note, measuring)
@@ -286,7 +285,8 @@ def test_place_never_chooses_tf32_by_itself_nor_compiles_on_cpus(a_gpu):
     config, plan = planned(*ON_GPU, "precision=tf32")
     assert place(config, plan, _note, Measuring.never).numerics.precision == "tf32"
     for precision in ("bf16", "fp32"):
-        found = placing._precisions(Precision.auto, bf16=precision == "bf16")
+        chooser = placing._Chooser(replace(config, precision=Precision.auto), plan, _note, Measuring.never)
+        found = chooser._precisions(bf16=precision == "bf16")
         assert found[0] == precision
         assert "tf32" not in found
     config, plan = planned("model.width=0.1", "ensemble=five")
