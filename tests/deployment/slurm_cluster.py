@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine: a controller and nodes, each with a host name, network, mounts and processes of its own.
+"""A Slurm cluster on this machine: each node has a host name, network, mounts and processes of its own.
 
 Needs the rights to make name spaces, and Debian's packages `slurm-wlm` and `munge`, which nobody installs from here.
 """

@@ -1,4 +1,4 @@
-"""docker/slurm/septet.sbatch on a real Slurm of two nodes: a launch that ends, is stopped, joins the queue again, fails."""
+"""docker/slurm/septet.sbatch on a Slurm of two nodes: jobs that end, are stopped, queue again, or do not start."""
 
 import sys
 import tempfile
@@ -50,7 +50,9 @@ class Job:
             (programs / name).chmod(0o755)
         given = child_environment()
         self.environment = {"PATH": f"{programs}:{given['PATH']}", "PYTHONPATH": given["PYTHONPATH"]}
+        # Not the token that tests have, nor loopback alone.
         self.environment |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+        self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"
         (folder / "groups" / "ensemble").mkdir(parents=True)
         (folder / "groups" / "ensemble" / "two.yaml").write_text(GROUP)
 
