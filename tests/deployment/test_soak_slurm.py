@@ -76,16 +76,22 @@ class Job:
             return []
         return [one for entry in read_ledger(self.paths.ledger).stages.values() for one in entry.attempts]
 
-    def trains(self, more_than=0):
-        """Waits until two members train, each with a checkpoint, in attempts after the first `more_than`."""
+    def count(self, outcome):
+        """How many attempts ended so; None: have not ended."""
+        return sum(one.outcome is outcome for one in self.attempts())
+
+    def trains(self):
+        """Waits until two members train, with checkpoints to resume from."""
+
+        def running():
+            return [one for one in self.attempts() if one.outcome is None and one.where]
 
         def does():
-            running = [one for one in self.attempts()[more_than:] if one.outcome is None and one.where]
-            return len(running) == 2 and len(list(self.paths.root.glob("members/*/*/checkpoints/step-*"))) >= 2
+            return len(running()) == 2 and len(list(self.paths.root.glob("members/*/*/checkpoints/step-*"))) >= 2
 
         await_that(does, GIVE_UP_S, self.log)
         # The members' nodes differ, and the token is nobody else's.
-        assert {one.where.node for one in self.attempts()[more_than:] if one.outcome is None} == {"n1", "n2"}
+        assert {one.where.node for one in running()} == {"n1", "n2"}
         (private,) = self.folder.glob(".ray-*")
         assert (private.stat().st_mode & 0o777, (private / "token").stat().st_mode & 0o777) == (0o700, 0o600)
 
@@ -109,14 +115,13 @@ def test_job_that_is_stopped_checkpoints_with_143_and_resumes(job):
     job.trains()
     job.slurm.run("scancel", "--signal=TERM", "--batch", number)
     assert job.ended(number) == ("FAILED", "143:0"), job.log.read_text()[-3000:]
-    stopped = [one for one in job.attempts() if one.outcome is AttemptEnd.stopped]
-    assert len(stopped) == 2
+    assert job.count(AttemptEnd.stopped) == 2
     job.nothing_is_left()
     number = job.submit(*LONG)
-    job.trains(more_than=len(job.attempts()))
+    job.trains()
     job.slurm.run("scancel", number)
     assert job.ended(number)[0] == "CANCELLED"
-    assert not [one for one in job.attempts() if one.outcome is None]
+    assert job.count(None) == 0
 
 
 def test_job_whose_time_is_up_checkpoints_and_joins_the_queue_again(job):
@@ -127,8 +132,8 @@ def test_job_whose_time_is_up_checkpoints_and_joins_the_queue_again(job):
     job.slurm.run("scancel", "--signal=USR1", "--batch", number)
     await_that(lambda: job.slurm.job(number)["Restarts"] == "1", 120, job.log)
     assert time.monotonic() - began < 120
-    assert [one.outcome for one in job.attempts()][-2:] == [AttemptEnd.stopped] * 2
-    job.trains(more_than=len(job.attempts()))
+    assert job.count(AttemptEnd.stopped) == 2
+    job.trains()
 
 
 def test_job_on_a_node_where_ray_does_not_start_says_so_with_exit_code_1(job):
