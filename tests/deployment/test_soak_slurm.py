@@ -1,5 +1,6 @@
 """docker/slurm/septet.sbatch on a Slurm of two nodes: jobs that end, are stopped, queue again, or do not start."""
 
+import shutil
 import sys
 import tempfile
 import time
@@ -22,8 +23,11 @@ LONG = ("ensemble.stages.train.epochs=2000", "ensemble.stages.finetune.epochs=20
 def slurm():
     # Short, since Ray's and munge's sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    with slurm_cluster(folder, 2) as running:
-        yield running
+    try:
+        with slurm_cluster(folder, 2) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
