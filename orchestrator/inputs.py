@@ -59,7 +59,7 @@ def affected_by_labels(
     datasets = {name: replace(settings, relabel=None) for name, settings in config.datasets.items()}
     plain = {name: replace(found, relabelling=None) for name, found in surveys.items()}
     before = make_plan(replace(config, datasets=datasets), plain, *files)
-    run_dir = default_run_dir(config.name, before.hash)
+    run_dir = default_run_dir(config.name, before.hash, config.runs)
     return [f"beside {run_dir if run_dir.exists() else 'the plan without relabel'}, {affected(before, wanted)}"]
 
 

@@ -97,7 +97,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
     with Interrupts() as interrupts, closing(Display(stream)) as display:
         plan = checked_plan(config, survey_all(config), hash_init_files(config), hash_outside(config))
         cluster.check_resources(config.cluster)
-        root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
+        root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash, config.runs)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
         wanted = Wanted(
@@ -298,6 +298,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         crops=run.record.crops,
         local_copy=config.local_copy,
         progress_timeout_s=config.cluster.progress_timeout_s,
+        wait_s=config.cluster.wait_s,
         shorter=run.record.shorter,
         admit=config.admit,
         metric=config.metric,

@@ -81,6 +81,7 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
     takes=[args.OVERRIDES, args.JSON, args.TRUST_CODE, args.CFG, args.CONFIG_DIR],
 )
 def plan(request: Request, streams: Streams) -> int:
+    from orchestrator.cluster import survey_nodes
     from orchestrator.config import compose
     from orchestrator.inputs import affected_by_labels, hash_init_files, hash_outside, survey_all, with_code
     from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
@@ -97,8 +98,10 @@ def plan(request: Request, streams: Streams) -> int:
     files = (hash_init_files(config), hash_outside(config))
     planned = checked_plan(config, surveys, *files)
     placed = place(config, planned, streams.progress, Measuring.never)
-    here = _members_at_once(replace(placed.cluster, address=None), streams)
-    slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here
+    slots = here = _members_at_once(replace(placed.cluster, address=None), streams)
+    if config.cluster.address:
+        slots, line = survey_nodes(placed.cluster)
+        streams.progress(line)
     # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
     costs, keep = augmentation_line(planned, rates, placed.numerics) if rates else "", config.predict.checkpoint

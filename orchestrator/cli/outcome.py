@@ -23,4 +23,6 @@ def outcome_lines(results: "Results") -> Iterator[str]:
 
 def near(path: Path) -> Path:
     """Returns the path relative to the working directory if it is inside, else the absolute path."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    here = Path.cwd()
+    # At the root, as in a Ray job, every path would be inside.
+    return path.relative_to(here) if path.is_relative_to(here) and here != here.parent else path

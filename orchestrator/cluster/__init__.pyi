@@ -15,6 +15,7 @@ from .ray_backend import (
     RayCluster as RayCluster,
     check_resources as check_resources,
     open_cluster as open_cluster,
+    survey_nodes as survey_nodes,
 )
 from .ray_machines import open_nodes as open_nodes
 from .ray_nodes import idle_gpus as idle_gpus

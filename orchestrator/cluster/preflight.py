@@ -24,7 +24,7 @@ from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.storage import sha256_of, write_text
 
 _INSTALL = "install what this machine has (the same Septet, constraints.txt) there"
-_SHARE = "mount the shared storage there, at the same path"
+_SHARE = "mount the shared storage there, at the same path (NFS, EFS, Filestore, CephFS, JuiceFS or Lustre)"
 # The driver's list of GPUs, which needs neither torch nor Ray.
 GPUS = Path("/proc/driver/nvidia/gpus")
 

@@ -15,10 +15,9 @@ from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_d
 from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome, Unfit, Where
 from orchestrator.cluster.memory import memory_limit, oom_kills
 from orchestrator.cluster.preflight import Needs
+from orchestrator.cluster.ray_head import LOOK_EVERY_S, Head
 from orchestrator.cluster.ray_machines import able_nodes
 from orchestrator.cluster.ray_nodes import (
-    LOOK_EVERY_S,
-    Head,
     Node,
     cluster_errors,
     count_slots,
@@ -41,24 +40,28 @@ from orchestrator.cluster.ray_session import (
     local,
     unless_lost,
 )
+from orchestrator.cluster.ray_waiting import grows
 from orchestrator.text import counted, size
-from workers.errors import ConfigError
+from workers.errors import ConfigError, some
 from workers.numerics import capabilities
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
 
+# More at once would not bring an autoscaler's nodes sooner.
+_MOST_ASKED = 100
 # Ray tells a worker's death within this time.
 _DEATH_TOLD_S = 10.0
 
 
 def check_resources(settings: "ClusterConfig") -> int:
-    """Returns how many members run at once. Called before anything on disk is touched.
+    """Returns how many members run at once, 0 if a node must join first. Called before anything on disk is touched.
 
     Raises:
-        ConfigError: no node has room for a member, or the cluster does not answer.
+        ConfigError: no node has room for a member and none is to be waited for, or the cluster does not answer.
     """
+    asked = settings.cpus_per_member, settings.gpus_per_member
     if settings.address is None:
         if settings.kernels == "compiled" and not capabilities().compiled_kernels:
             raise ConfigError(
@@ -68,30 +71,52 @@ def check_resources(settings: "ClusterConfig") -> int:
         with environment(LOCAL_ENVIRONMENT):
             nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
     else:
-        with attached(settings.address):
+        with attached(settings):
             nodes = living_nodes()
-    return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
+            if not any(slots_of(node, *asked) for node in nodes) and (settings.wait_s is not None or grows()):
+                return 0
+    return count_slots(nodes, *asked)
+
+
+def survey_nodes(settings: "ClusterConfig") -> tuple[int, str]:
+    """Returns how many members the cluster at `settings.address` has room for, and a line on its nodes.
+
+    Raises:
+        ConfigError: the cluster does not answer.
+    """
+    with attached(settings):
+        nodes = living_nodes()
+        joins = settings.wait_s is not None or grows()
+    slots = {node: slots_of(node, settings.cpus_per_member, settings.gpus_per_member) for node in nodes}
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    line = f"cluster at {settings.address}: {counted(len(nodes), 'node')}, {cpus:g} CPUs, {gpus:g} GPUs"
+    if small := [str(node) for node, count in slots.items() if not count]:
+        line += f"; too small for a member: {some(small)}"
+    if not any(slots.values()):
+        line += "; a launch waits for a node to join" if joins else "; no launch can start"
+    return sum(slots.values()), line
 
 
 @contextmanager
 def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Iterator["RayCluster"]:
     """Starts a local Ray, or joins the cluster at `settings.address`, for the length of the block.
 
-    With `needs` only nodes that fit are used; a local Ray's node is not looked at.
+    With `needs` only nodes that fit are used; a local Ray's node is not looked at. Waits where a node may join.
 
     Raises:
         ConfigError: no node has room for a member or fits, or the cluster does not answer.
         StorageError: no node shares the storage.
     """
     is_local = settings.address is None
-    with local() if settings.address is None else attached(settings.address):
+    with local() if settings.address is None else attached(settings) as watch:
         preflight = Preflight(None if is_local else needs)
         asked, nodes = (settings.cpus_per_member, settings.gpus_per_member), able_nodes(preflight, settings)
         # A local Ray has no other user; how many members its memory holds is in `cpus_per_member`.
         memory = 0 if is_local or needs is None else memory_to_ask(needs.member_bytes, nodes)
         num_slots = count_slots(nodes, *asked, memory)
         cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight, member_bytes=memory)
-        with unless_lost(cluster.close):
+        cluster.grows = not is_local and (settings.wait_s is not None or grows())
+        with unless_lost(cluster.close, watch):
             yield cluster
 
 
@@ -118,6 +143,7 @@ class RayCluster:
         self._places: dict[Any, Any] = {}
         self.num_slots = num_slots
         self.is_local = not nodes_change
+        self.grows = False
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
         self._asked = cpus_per_member, gpus_per_member, member_bytes
@@ -139,6 +165,12 @@ class RayCluster:
     def nodes(self) -> list[Node]:
         """Returns the living nodes that fit, those in quarantine too."""
         return self._preflight.fitting(self._able(living_nodes()))
+
+    def describe(self) -> list[str]:
+        """Returns a line for each living node: what it has, and why members do not use it, if so."""
+        left_out, able = self.left_out, self._able(nodes := living_nodes())
+        why = {node.name: left_out.get(node.name, "" if node in able else "too small for a member") for node in nodes}
+        return [f"{node}: {node.cpus:g} CPUs, {node.gpus:g} GPUs  {why[node.name]}".rstrip() for node in nodes]
 
     def quarantine(self, suspects: Mapping[str, str]) -> None:
         """Uses these nodes no more, and those that were given before again; their members should stop (`leaving`)."""
@@ -186,10 +218,18 @@ class RayCluster:
             self._calls = {call: of for call, of in self._calls.items() if of != member}
             self._kill(actor)
 
-    def end_idle(self) -> None:
-        """Ends idle actors, whose resources others may want on a shared cluster."""
-        while self._idle:
-            self._kill(self._idle.pop())
+    def end_idle(self, wanted: int = 0) -> None:
+        """Ends idle actors, whose resources others may want on a shared cluster.
+
+        If the cluster `grows`, there are `wanted` of them: without a machine they are demand to Ray's autoscaler.
+        """
+        kept = min(wanted, _MOST_ASKED) if self.grows else 0
+        # `acquire` takes the last.
+        self._idle.sort(key=lambda actor: bool(self._node_of(actor)))
+        while len(self._idle) > kept:
+            self._kill(self._idle.pop(0))
+        while len(self._idle) < kept:
+            self._idle.append(self._new())
 
     def run_stage(self, spec: StageSpec) -> None:
         """Starts a stage on the actor of `spec.member`."""

@@ -12,6 +12,7 @@ from orchestrator.cluster.preflight import Needs
 from orchestrator.cluster.ray_nodes import Node, count_slots, idle_gpus, living_nodes, memory_to_ask, slots_of
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import attached, first_line
+from orchestrator.cluster.ray_waiting import await_room
 
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
@@ -30,7 +31,7 @@ def open_nodes(settings: "ClusterConfig", needs: Needs) -> Iterator["RayNodes"]:
         StorageError: no node shares the storage.
     """
     assert settings.address is not None, "a local Ray has one node, this machine"
-    with attached(settings.address):
+    with attached(settings):
         yield RayNodes(settings, needs)
 
 
@@ -72,9 +73,12 @@ class RayNodes:
 
 
 def able_nodes(preflight: Preflight, settings: "ClusterConfig") -> list[Node]:
-    """Returns the nodes that fit and have room for a member; raises as `open_nodes`."""
-    asked, nodes = (settings.cpus_per_member, settings.gpus_per_member), living_nodes()
+    """Returns the nodes that fit and have room for a member; waits where one may join. Raises as `open_nodes`."""
+    asked = settings.cpus_per_member, settings.gpus_per_member
     # First without a look at them: no node may be large enough.
+    if settings.address is not None:
+        await_room(*asked, settings.wait_s)
+    nodes = living_nodes()
     count_slots(nodes, *asked)
     return preflight.require([node for node in nodes if slots_of(node, *asked)])
 

@@ -3,8 +3,7 @@
 import math
 import os
 import socket
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,6 @@ from orchestrator.cluster.interface import Where
 from orchestrator.cluster.preflight import GPUS
 from orchestrator.text import counted
 from workers.errors import ClusterLost, ConfigError
-
-# A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
-LOOK_EVERY_S = 1.0
-_CONNECT_S = 2.0
-# A client's first bytes (RFC 9113), with an empty frame of settings, and the type of the frame that a server answers.
-_HTTP2_OPENING, _HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
-_PATIENCE_S = 25.0
 
 
 @dataclass(frozen=True)
@@ -128,59 +120,6 @@ def usable_nodes(left_out: Collection[str]) -> dict[str, Any]:
     """Returns the options with which Ray spreads actors or tasks over all nodes but those of these names."""
     others = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}} if left_out else {}
     return {"scheduling_strategy": "SPREAD", **others}
-
-
-def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool:
-    """Returns whether a server takes a connection, and whether its answer to `opening` has `answer` at byte 3."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
-            connection.sendall(opening)
-            return not answer or connection.recv(4)[3:] == answer
-    except OSError:
-        return False
-
-
-def await_head(address: str, wait_s: float = 10.0) -> None:
-    """Waits for a cluster's head that may be starting; raises ConnectionError if none answers in `wait_s` seconds.
-
-    A gRPC server answers HTTP/2's opening; one with TLS need only take the connection.
-    """
-    until = time.monotonic() + wait_s
-    opening = () if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") else (_HTTP2_OPENING, _HTTP2_SETTINGS)
-    while not _connects(address, *opening):
-        if time.monotonic() > until:
-            raise ConnectionError(f"nothing at {address} answered as Ray does in {wait_s:.0f} s")
-        time.sleep(LOOK_EVERY_S)
-
-
-class Head:
-    """Watches whether the cluster's head answers. Without it Ray waits a minute and then ends this process silently."""
-
-    def __init__(
-        self,
-        address: str,
-        connects: Callable[[str], bool] = _connects,
-        clock: Callable[[], float] = time.monotonic,
-        patience_s: float = _PATIENCE_S,
-    ) -> None:
-        self._address, self._connects, self._clock, self._patience_s = address, connects, clock, patience_s
-        self._looked_s, self._heard_s = -math.inf, clock()
-
-    def look(self) -> bool:
-        """Asks the head, at most once a second, and returns whether it answered last time.
-
-        Raises:
-            ClusterLost: it has not answered for longer than a head takes to restart.
-        """
-        now = self._clock()
-        if now - self._looked_s >= LOOK_EVERY_S:
-            self._looked_s = now
-            if self._connects(self._address):
-                self._heard_s = now
-            elif now - self._heard_s > self._patience_s:
-                raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
-        return self._heard_s == self._looked_s
 
 
 def local_gpus() -> int:

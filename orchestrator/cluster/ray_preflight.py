@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class Preflight:
     def _hear(self, node: Node, needs: Needs) -> None:
         """Judges a node whose task has ended, or has not for too long; it may still answer then."""
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError, TaskUnschedulableError
 
         look, now = self._asked[node.name], time.monotonic()
         if not ray.wait([look.call], timeout=0)[0]:
@@ -126,10 +126,16 @@ class Preflight:
             found = ray.get(look.call)
         except RayTaskError as error:
             said = next((line for line in str(error).splitlines()[::-1] if "Error: " in line), first_line(error))
-            why = f"no worker of Septet starts there ({said.strip()}): install the same Septet there"
+            fix = "install the same Septet there, or set cluster.ship_code=true"
+            why = f"no worker of Septet starts there ({said.strip()}): {fix}"
             self.leave_out(node, Unfit(why))
             return
         except RayError as error:
+            joined = isinstance(error, TaskUnschedulableError) and now < look.give_up
+            if joined and node.name in {one.name for one in living_nodes()}:
+                # Ray lists a node that has just joined before it can give it a task.
+                self._asked[node.name] = replace(_ask(needs, node), give_up=look.give_up)
+                return
             self.leave_out(node, Unfit(f"its worker ended ({first_line(error)}): look at Ray's logs there"))
             return
         look.seen_by = look.seen_by or now + _SEEN_S

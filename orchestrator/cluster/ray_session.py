@@ -10,16 +10,21 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import process_guard
-from orchestrator.cluster.ray_nodes import await_head
+from orchestrator.cluster.ray_head import HeadWatch, await_head
 from workers.data.store import require_space
 from workers.errors import ClusterLost, ConfigError
+
+if TYPE_CHECKING:
+    from orchestrator.config import ClusterConfig
 
 
 class _NoMorePaths(list[str]):
@@ -49,6 +54,9 @@ _LONGEST_TEMPORARY_ROOT = 21
 _LEAST_TEMPORARY_BYTES = 20_000_000
 # Only specs and outcomes, a few KB each, go through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
+_KV_S, _NODE_STARTS_S = 5.0, 5.0
+_NOT_A_NODE = "No node info found"
+_SUBMIT = "`ray job submit --address=http://HEAD:8265 -- septet launch … cluster.address=auto`"
 # One for each process: Ray keeps the first it gets, and would refuse a second cluster with another.
 _TOKEN = secrets.token_hex(32)
 _NICENESS = "RAY_worker_niceness"
@@ -72,7 +80,7 @@ def available_cpus() -> int:
 
 
 @contextmanager
-def local() -> Iterator[None]:
+def local() -> Iterator[HeadWatch | None]:
     """Starts a local Ray for the length of the block."""
     mark = uuid.uuid4().hex
     root = tempfile.gettempdir()
@@ -102,37 +110,114 @@ def local() -> Iterator[None]:
             _temp_dir=str(folder / "r"),
         )
         with unless_lost(ray.shutdown):
-            yield
+            yield None
 
 
 @contextmanager
-def attached(address: str) -> Iterator[None]:
-    """Joins the Ray at `address` for the length of the block; raises ConfigError if none answers."""
+def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
+    """Joins the Ray at `settings.address` for the length of the block.
+
+    Raises:
+        ConfigError: the address is none that a node joins by, nothing answers there, the token is not the cluster's, or
+            this machine is no node of it.
+        ClusterLost: the head is gone before the end of the block.
+    """
     with environment(_QUIET):
         import ray
-        from ray._private.services import canonicalize_bootstrap_address_or_die
+        from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
         from ray.exceptions import RayError
 
+    where, address = _find(str(settings.address))
+    client = _client(where, address)
+    with HeadWatch(address) as watch:
+        # Ray's GCS names its storage; with another, such as Redis, it survives a restart.
+        stored = client.internal_kv_get(b"extra_usage_tag_gcs_storage", namespace=b"usage_stats", timeout=_KV_S)
+        watch.head.forgetful = stored == b"memory"
+        try:
+            with environment({RAY_RUNTIME_ENV_IGNORE_GITIGNORE: "1"}):
+                _init(address=address, runtime_env=shipped() if settings.ship_code else None)
+        except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+            if _NOT_A_NODE in str(error):
+                raise _no_node(where, address) from error
+            raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
+        with unless_lost(ray.shutdown, watch):
+            yield watch
+
+
+def shipped() -> dict[str, Any]:
+    """Returns the runtime environment with which Ray sends each node the packages of this process.
+
+    They are folders and not a wheel, with which Ray would install torch too. Compiled kernels lie in them.
+    """
+    found = [find_spec(name) for name in ("orchestrator", "workers", "conf", "septet")]
+    files = [Path(spec.origin) for spec in found if spec and spec.origin]
+    modules = [str(file.parent if file.name == "__init__.py" else file) for file in files]
+    return {"py_modules": modules, "excludes": ["__pycache__"]}
+
+
+def _find(given: str) -> tuple[str, str]:
+    """Returns how messages name the address, and host and port of the head that answers there."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    named = os.environ.get("RAY_ADDRESS", "") if given == "auto" else ""
+    where, address = f"cluster.address={given}{f' (RAY_ADDRESS={named})' if named else ''}", named or given
+    if "://" in address:
+        raise ConfigError(
+            f"{where}: a launch is no client from outside: on a node of the cluster give the head's HOST:6379, or "
+            f"auto; from elsewhere submit it: {_SUBMIT}"
+        )
     try:
         # Ray itself would wait 14 minutes for a head that is not there, deaf to Ctrl-C.
-        await_head(canonicalize_bootstrap_address_or_die(address))
-        _init(address=address)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({first_line(error)})") from error
-    with unless_lost(ray.shutdown):
-        yield
+        found = canonicalize_bootstrap_address_or_die(address)
+        await_head(found)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
+    return where, found
+
+
+def _client(where: str, address: str) -> Any:
+    """Returns a client of the head; raises ConfigError without its token, or where this machine runs no node."""
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._private.services import find_node_ids
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    try:
+        # Ray tries twenty times, and says half a page.
+        ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+        client = GcsClient(address=address)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"{where}: the cluster refuses this token, or the lack of one: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN_PATH to a file with the cluster's token (or RAY_AUTH_TOKEN to the token)"
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
+    # Ray waits a minute for one.
+    give_up = time.monotonic() + _NODE_STARTS_S
+    while not find_node_ids():  # type: ignore[no-untyped-call]
+        if time.monotonic() > give_up:
+            raise _no_node(where, address)
+        time.sleep(1)
+    return client
+
+
+def _no_node(where: str, address: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: this machine is no node of that cluster: make it one (`ray start --address={address}`), or submit "
+        f"from here: {_SUBMIT}"
+    )
 
 
 @contextmanager
-def unless_lost(close: Callable[[], None]) -> Iterator[None]:
+def unless_lost(close: Callable[[], None], watch: HeadWatch | None = None) -> Iterator[None]:
     """Closes at the end of the block, except after ClusterLost: a call to a dead head hangs until Ray exits."""
     try:
         yield
-    except ClusterLost:
+    except BaseException as error:
         # Ray's exit handler does hang, and then ends the process with 1; without it the process crashes (measured).
-        raise
-    except BaseException:
-        close()
+        if not isinstance(error, ClusterLost) and not (watch and watch.lost):
+            close()
         raise
     close()
 

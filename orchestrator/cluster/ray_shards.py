@@ -11,6 +11,7 @@ from orchestrator.cluster.preflight import Needs, unfit_to_pack
 from orchestrator.cluster.ray_nodes import here, living_nodes, usable_nodes
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import attached, first_line
+from orchestrator.cluster.ray_waiting import await_room
 from workers.data.sources import Loader
 from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
 from workers.errors import ClusterLost, SeptetError
@@ -25,7 +26,7 @@ def shard_runner(settings: "ClusterConfig") -> ShardRunner:
 
     A local Ray takes seconds to start and has the same CPUs.
     """
-    return PackingThreads() if settings.address is None else RayShards(settings.address)
+    return PackingThreads() if settings.address is None else RayShards(settings)
 
 
 class RayShards:
@@ -34,13 +35,13 @@ class RayShards:
     Ray runs a lost task again, unlike a lost stage: a shard takes seconds and is the same wherever it is packed.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, settings: "ClusterConfig") -> None:
+        self._settings = settings
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         first = next(jobs, None)
         if first is not None:
-            with attached(self._address):
+            with attached(self._settings):
                 yield from self._packed(loader, first, jobs, packed)
 
     def _packed(
@@ -50,6 +51,7 @@ class RayShards:
         from ray.exceptions import RayError, RayTaskError
 
         code, jobs = code_digest(), itertools.chain([first], others)
+        await_room(1, 0, self._settings.wait_s, "packing images", free=True)
         preflight = Preflight(Needs(code, first.folder, "datasets.store"))
         nodes = preflight.require([node for node in living_nodes() if node.cpus >= 1])
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
@@ -86,7 +86,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     command = ("septet", "launch", *overrides, *folder)
     # A dataset of the experiment may be unused, one that only the command line chooses is a typing error.
     checked = _checked(config, _Asked(tuple(parsed), selected or frozenset(chosen)))
-    notes = tuple(_overruled(parsed, config, config_dir))
+    notes = (*_overruled(parsed, config, config_dir), *checked.notes)
     return replace(checked, command=command, directory=str(Path.cwd()), notes=notes)
 
 
@@ -207,7 +207,11 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
     beside = {name: root.datasets[name] for name in BESIDE_DATASETS if name in root.datasets}
     stores = overlay(StoresLayer(), beside, "datasets")
-    typed = {} if asked is None else asked.values()
+    typed, store = {} if asked is None else asked.values(), _absolute(stores.store, "datasets.store")
+    notes = []
+    if _is_ray_job() and root.cluster.address is None:
+        root = replace(root, cluster=replace(root.cluster, address="auto"))
+        notes.append(f"this is a Ray job: cluster.address=auto, and without run_dir it is below {_runs_of_jobs(store)}")
     if stores.entire:
         settings = {name: _entire(name, value, typed) for name, value in settings.items()}
     if root.ensemble.folded:
@@ -225,11 +229,11 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         experiment=root.experiment,
         name=root.name or root.experiment,
         seed=root.seed,
-        run_dir=root.run_dir,
-        store=_absolute(stores.store),
+        run_dir=root.run_dir and str(_absolute(root.run_dir, "run_dir")),
+        store=store,
         datasets=settings,
         members=members if folds is None else fold_members(members, folds),
-        tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
+        tracking=TrackingConfig(_tracking_uri(root.tracking.uri, store), root.tracking.required),
         cluster=ClusterConfig(**{**asdict(root.cluster), **cpus}),
         combine=root.combine,
         submission=root.submission,
@@ -239,14 +243,26 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         precision=root.precision,
         compile=root.compile,
         verify=stores.verify,
-        local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
+        local_copy=None if stores.local_copy is None else _absolute(stores.local_copy, "datasets.local_copy"),
         sweep_rungs=root.sweep_rungs if root.sweep_stop is SweepStop.halving else 0,
         sweep_eta=root.sweep_eta,
         entire=stores.entire,
         admit=root.ensemble.admit,
         folds=folds,
+        runs=_runs_of_jobs(store) if _is_ray_job() else Path("runs"),
         yaml=_kept_text(composed),
+        notes=tuple(notes),
     )
+
+
+def _is_ray_job() -> bool:
+    """Returns whether `ray job submit` started this process; its working directory may end with the job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _runs_of_jobs(store: Path) -> Path:
+    """Returns where Ray jobs keep their runs by default: beside the prepared images."""
+    return store.with_name("septet-runs")
 
 
 def _dataset(name: str, values: object) -> DatasetSettings:
@@ -289,8 +305,13 @@ def _kept_text(composed: DictConfig) -> str:
     return OmegaConf.to_yaml(kept, resolve=False)
 
 
-def _absolute(path: str) -> Path:
+def _absolute(path: str, key: str = "") -> Path:
     check_path(path, "path")
+    if is_url(path):
+        why = f"{f'{key}=' if key else ''}{path}: is no path, and object stores cannot rename, lock or append"
+        raise ConfigError(
+            f"{why}; give a folder that every node mounts (NFS, EFS, Filestore, CephFS, JuiceFS or Lustre)"
+        )
     if not path.strip():
         raise ConfigError("an empty path: write one (a shell variable may be unset), or null")
     try:
@@ -312,15 +333,15 @@ def _absolute_paths(composed: DictConfig) -> None:
     for key in (*_PATH_KEYS, *below):
         value = _written(composed, key)
         if isinstance(value, str):
-            OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
+            OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value, key)))
     groups = _written(composed, "folds.groups")
     if isinstance(groups, str) and _absolute(groups).is_file():
         OmegaConf.update(composed, "folds.groups", str(_absolute(groups)))
     for key in ("model", "ensemble", "loss"):
         _resolve_files(composed.get(key), key)
     uri = _written(composed, "tracking.uri")
-    if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
-        OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri), force_add=True)
+    if isinstance(uri, str) or (uri is None and not (os.environ.get("MLFLOW_TRACKING_URI") or _is_ray_job())):
+        OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri, Path()), force_add=True)
 
 
 def _resolve_files(node: Any, key: str) -> None:
@@ -360,9 +381,11 @@ def _written(composed: DictConfig, key: str) -> Any:
     return ... if OmegaConf.is_interpolation(node, name) else node.get(name)
 
 
-def _tracking_uri(explicit: str | None) -> str:
-    """Returns the store's address; a relative file is resolved against the working directory."""
+def _tracking_uri(explicit: str | None, store: Path) -> str:
+    """Returns MLflow's address, by default a Ray job's beside `store`; a relative file becomes absolute."""
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+    if uri == _DEFAULT_URI and _is_ray_job():
+        uri = f"sqlite:///{quote(str(_runs_of_jobs(store) / 'mlflow.db'))}"
     if uri.startswith("sqlite:///:memory:"):
         raise ConfigError(f"tracking.uri={uri}: its runs would be gone at the end; name a file, as in {_DEFAULT_URI}")
     if uri.startswith("sqlite:///"):

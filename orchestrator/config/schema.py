@@ -69,7 +69,9 @@ class ClusterLayer:
     """Holds what a person writes about the cluster; with `address` None the run starts a local Ray.
 
     `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
-    node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs.
+    node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs. A launch
+    of which no member has a machine waits `wait_s` seconds for one, None for ever. `ship_code` sends nodes this
+    machine's code.
     """
 
     address: str | None = None
@@ -79,6 +81,8 @@ class ClusterLayer:
     max_losses: int = 20
     progress_timeout_s: float = 900.0
     kernels: Kernels = Kernels.auto
+    wait_s: float | None = None
+    ship_code: bool = False
 
     def __post_init__(self) -> None:
         gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
@@ -90,6 +94,9 @@ class ClusterLayer:
         require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
         unread = f"kernels={self.kernels}: only members on CPUs use them; remove it, or gpus_per_member"
         require(not gpus or self.kernels is Kernels.auto, unread)
+        require(
+            self.wait_s is None or self.wait_s >= 0, f"wait_s={self.wait_s}: give seconds, or null to wait for ever"
+        )
 
 
 @dataclass(frozen=True)
@@ -278,6 +285,12 @@ class RootLayer(TrainingSettings):
             require_least(self, least, name)
             value = getattr(self, name)
             require(halves or value == usual, f"{name}={value}: only sweep_stop=halving reads it; remove it")
+        for name in ("wait_s", "ship_code"):
+            value = getattr(self.cluster, name)
+            unread = (
+                f"cluster.{name}={value}: only a cluster at an address reads it; give cluster.address, or remove it"
+            )
+            require(value in (None, False) or self.cluster.address is not None, unread)
         alone = self.ensemble.template is not None and not self.ensemble.members
         for one in fields(FoldsConfig):
             given = getattr(self.folds, one.name)
@@ -312,7 +325,8 @@ class Config:
 
     `name` names the run directory and the MLflow experiment. `command` is the command line that means it, typed in
     `directory`; empty if it was read from a run. `notes` are lines to show: what was typed and does not hold.
-    `sweep_rungs` is 0 unless a sweep is halved, and `folds` is None unless members are trained in folds.
+    `sweep_rungs` is 0 unless a sweep is halved, and `folds` is None unless members are trained in folds. By default
+    run directories lie in `runs`.
     """
 
     experiment: str
@@ -338,15 +352,16 @@ class Config:
     entire: bool = False
     admit: AdmitConfig = AdmitConfig()
     folds: FoldsConfig | None = None
+    runs: Path = Path("runs")
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-def default_run_dir(name: str, plan_hash: str) -> Path:
-    """Returns the run directory that is used when `run_dir` is not given."""
-    return Path("runs") / f"{name}-{plan_hash[:8]}"
+def default_run_dir(name: str, plan_hash: str, runs: Path = Path("runs")) -> Path:
+    """Returns the run directory that is used when `run_dir` is not given; `runs` is `Config.runs`."""
+    return runs / f"{name}-{plan_hash[:8]}"
 
 
 def metric_of(submission_format: SubmissionFormat) -> Metric:

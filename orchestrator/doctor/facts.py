@@ -21,14 +21,14 @@ from PIL import Image
 
 from orchestrator import cluster, placement, tracking
 from orchestrator.cluster import available_cpus
-from orchestrator.config import ClusterConfig, Config
+from orchestrator.config import Config
 from orchestrator.doctor.checks import Answer, Facts, Place
 from orchestrator.inputs import hash_init_files, hash_outside, survey_all, survey_one
 from orchestrator.placement import Measuring, Placed
 from orchestrator.plan import make_plan, used_datasets
 from workers.data.decoding import FORMATS, BadImage, decode
 from workers.errors import SeptetError
-from workers.numerics import capabilities
+from workers.numerics import capabilities, code_digest
 
 _TORCH_TIMEOUT_S = 120
 # Runs in another process: if torch crashes while loading, only a check fails.
@@ -61,7 +61,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         memory_bytes=limit,
         memory_available_bytes=min(memory.available, limit),
         places=(
-            place("run directory", Path(config.run_dir or "runs")),
+            place("run directory", _run_dir(config)),
             place("store", config.store),
             place("temporary", Path(tempfile.gettempdir())),
         ),
@@ -69,7 +69,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         auth_mode=os.environ.get("RAY_AUTH_MODE"),
         has_auth_token=_has_auth_token(os.environ),
         image_formats={name: ask_decoder(name) for name in FORMATS},
-        ray=ask(partial(ask_ray, config.cluster)),
+        ray=ask(partial(ask_ray, config, chosen)),
         tracking=ask(partial(tracking.probe, config.tracking.uri)),
         tracking_required=config.tracking.required,
         datasets={name: ask(partial(ask_dataset, config, name)) for name in used_datasets(config)},
@@ -112,10 +112,21 @@ def ask_decoder(name: str) -> Answer:
     return Answer("works")
 
 
-def ask_ray(settings: ClusterConfig) -> str:
-    """Opens the cluster as a launch would, and closes it again; raises ConfigError if a launch could not use it."""
-    with cluster.open_cluster(settings) as actors:
-        return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
+def ask_ray(config: Config, chosen: Placed | None) -> str:
+    """Opens the cluster as a launch would, looks at its nodes, and closes it again.
+
+    Raises:
+        ConfigError, StorageError: a launch could not use it.
+    """
+    settings = (chosen or config).cluster
+    if settings.address is not None:
+        slots, line = cluster.survey_nodes(settings)
+        if not slots:
+            return line
+    needs = cluster.Needs(code_digest(), _existing(_run_dir(config)), numerics=chosen.numerics if chosen else None)
+    with cluster.open_cluster(settings, needs) as actors:
+        found = [f"{settings.address or 'local'}: room for {actors.num_slots} members at once"]
+        return "\n        ".join([*found, *(actors.describe() if settings.address else [])])
 
 
 def ask_dataset(config: Config, name: str) -> str:
@@ -127,10 +138,18 @@ def ask_dataset(config: Config, name: str) -> str:
 
 def place(name: str, path: Path) -> Place:
     """Describes `path`, or its nearest existing parent: it makes no folder."""
-    wanted = path.expanduser().absolute()
-    existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+    wanted, existing = path.expanduser().absolute(), _existing(path)
     usage = shutil.disk_usage(existing)
     return Place(name, str(wanted), usage.free, usage.total, existing.is_dir() and os.access(existing, os.W_OK))
+
+
+def _run_dir(config: Config) -> Path:
+    return Path(config.run_dir) if config.run_dir else config.runs
+
+
+def _existing(path: Path) -> Path:
+    wanted = path.expanduser().absolute()
+    return next(folder for folder in (wanted, *wanted.parents) if folder.exists())
 
 
 def cpu_quota(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:

@@ -6,6 +6,7 @@ any crash: a stage with a DONE.json is done, and any other resumes from its newe
 
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
+from orchestrator.execution.waiting import MachineWait
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
 from orchestrator.run import AttemptEnd, Book, Ledger, State, find_finished
@@ -61,6 +63,7 @@ class Driver:
         self._unsound: CheckFailed | None = None
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
+        self._wait = MachineWait(work.wait_s, monotonic)
         self._moving: set[str] = set()
         self._nodes = NodeWatch(ledger, tracker)
         self._cluster: RayCluster
@@ -130,7 +133,8 @@ class Driver:
         Raises:
             MemberFailed: a stage has used up its budget; all jobs that do not depend on it are done.
             StorageError, DataError, CheckFailed: as MemberFailed, because of storage, data or a check.
-            ConfigError: no node is left that members can start on; those that ran have saved a checkpoint.
+            ConfigError: no node is left that members can start on, or none came in time; those that ran have saved a
+                checkpoint.
             ClusterLost: the cluster is gone.
         """
         self._cluster, no_node = cluster, None
@@ -139,9 +143,10 @@ class Driver:
                 self._stop()
             if not self._stopping:
                 try:
+                    self._wait.look(waits=bool(self._busy) and all(map(self._waits, self._busy.values())))
                     self._start_what_fits()
                 except ConfigError as error:
-                    # No node is left to start on. Members that run can still save what they have.
+                    # There is no node to start on. Members that run can still save what they have.
                     no_node = error
                     self._stop()
             if not self._busy:
@@ -171,6 +176,10 @@ class Driver:
             self._ledger.set_state(State.stopped)
         show()
         return self._complete
+
+    def _waits(self, job: Job) -> bool:
+        """Returns whether a begun job has no machine yet."""
+        return not self._cluster.is_local and self._ledger.last(job).where is None
 
     def _stop(self) -> None:
         if not self._stopping:
@@ -210,14 +219,18 @@ class Driver:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
         predicted = {work.plan.last_stages[member] for member in self._predicted}
-        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots, predicted=predicted):
+        # An autoscaler is asked for machines for all that could start.
+        most, free = self._cluster.num_slots, self._cluster.num_slots - len(running)
+        slots = sys.maxsize if self._cluster.grows else most
+        found = ready(self._trainable(), self._done, running, slots, predicted=predicted)
+        for stage in found[: max(0, free)]:
             chosen[stage.ref.member] = TrainJob(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
             self._cluster.release(member)
         for job in chosen.values():
             self._start(job)
-        self._cluster.end_idle()
+        self._cluster.end_idle(len(found[max(0, free) :]))
 
     def _decide(self) -> None:
         for ref in (*self._halving.decide(), *self._admission.decide(self._predicted)):
@@ -249,7 +262,8 @@ class Driver:
             self._actors.add(member)
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
-        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from)
+        state = State.running if self._cluster.is_local else State.waiting
+        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, state=state)
         # The random part is needed if the ledger was deleted: it counts from 0 again.
         fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
         raise_fence(paths.member(member), fence)
@@ -307,8 +321,10 @@ class Driver:
     def _end_hung(self) -> None:
         """Ends members that are alive but make no progress; they are retried as if their process were lost."""
         for member, job in list(self._busy.items()):
-            reason = self._deadlines.look(member, mark_of(self._work.paths.step(job.ref)))
-            if reason:
+            mark = mark_of(self._work.paths.step(job.ref))
+            if self._waits(job):
+                self._deadlines.begin(member, mark)
+            elif reason := self._deadlines.look(member, mark):
                 del self._busy[member]
                 self._moving.discard(member)
                 self._retry(job, AttemptEnd.lost, Failure("Hung", reason, "", retryable=True))

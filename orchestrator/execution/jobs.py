@@ -41,6 +41,7 @@ class Work:
     metric: Metric = Metric.top1
     without: tuple[str, ...] = ()
     code: str = ""
+    wait_s: float | None = None
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`.

@@ -193,17 +193,18 @@ class Ledger:
             self.contents = replace(self.contents, left_out=dict(nodes))
             self._save()
 
-    def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
-        """Begins the next attempt and returns its number."""
+    def begin(self, job: Job, *, started: float, resumed_from: int, state: State = State.running) -> int:
+        """Begins the next attempt and returns its number; it is `waiting` if it has no machine yet."""
         entry = self.entry(job)
         attempt = Attempt(len(entry.attempts), self.contents.launch, started, resumed_from, last_step=resumed_from)
-        self._put(job, replace(entry, state=State.running, attempts=(*entry.attempts, attempt)))
+        self._put(job, replace(entry, state=state, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
     def place(self, job: Job, where: Where) -> None:
         """Records where the last attempt runs."""
         entry = self.entry(job)
-        self._put(job, replace(entry, attempts=(*entry.attempts[:-1], replace(entry.attempts[-1], where=where))))
+        attempts = (*entry.attempts[:-1], replace(entry.attempts[-1], where=where))
+        self._put(job, replace(entry, state=State.running, attempts=attempts))
 
     def reach(self, job: Job, last_step: int) -> None:
         """Records the last update that the last attempt has reached.

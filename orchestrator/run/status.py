@@ -51,7 +51,7 @@ class StageStatus(Course):
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
     updates whose NaN did not return in a replay, met on `nan_nodes`. It `waits_for` the predictions of members that it
-    learns from. `where` is the place of the last attempt.
+    learns from, or for a machine. `where` is the place of the last attempt.
     """
 
     member: str
@@ -67,6 +67,7 @@ class StageStatus(Course):
     waits_for: tuple[str, ...] = ()
     where: Where | None = None
     nan_nodes: tuple[str, ...] = ()
+    waits_for_machine: bool = False
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -78,6 +79,8 @@ class StageStatus(Course):
             remarks.append(f"met NaN at update {steps}{where}, but not when replayed: check the hardware")
         if self.waits_for:
             remarks.append(f"waits for the predictions of {some(self.waits_for)}")
+        if self.waits_for_machine:
+            remarks.append("waiting for a machine")
         share = self.share_of_usual_rate
         if self.state is State.running and share is not None and share < _STRAGGLING:
             remarks.append(f"is down to {share:.0%} of its usual rate")
@@ -143,6 +146,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
     """Returns one stage's status, from its ledger `entry`, its metrics and its DONE.json."""
     state = State.done if finished and entry.state is not State.ended else state_of(entry.state, locked)
     step = finished.num_updates if finished else course.step
+    is_open = bool(entry.attempts) and entry.attempts[-1].outcome is None
     remaining_s = None
     if state is State.running and course.updates_per_second:
         remaining_s = max(0, stage.num_updates - step) / course.updates_per_second
@@ -167,6 +171,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
             )
         ),
         where=entry.attempts[-1].where if entry.attempts else None,
+        waits_for_machine=locked and state is State.waiting and is_open,
     )
 
 

@@ -99,3 +99,14 @@ def test_nodes_that_join_late_are_looked_at_and_used_only_if_they_fit(place, tmp
     attempts = [one for entry in read_ledger(place.paths.ledger).stages.values() for one in entry.attempts]
     assert _lines(place).keys() == {"other"}
     assert {one.where.node for one in attempts if one.outcome is not AttemptEnd.refused} == {"first", "late"}
+
+
+def test_code_that_is_shipped_makes_a_node_without_it_fit(undisturbed, place, tmp_path):
+    nodes = {"first": Unlike(no_code(tmp_path / "empty")), "second": Unlike(no_code(tmp_path / "bare"))}
+    with unlike_nodes(place.temporary, nodes) as address:
+        ended = place.ended(place.start(f"cluster.address={address}", "cluster.ship_code=true"), GIVE_UP_S)
+    assert ended.code == 0, ended.err
+    assert _lines(place) == {}
+    entries = read_ledger(place.paths.ledger).stages.values()
+    assert {one.where.node for entry in entries for one in entry.attempts} <= {"first", "second"}
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)

@@ -58,17 +58,23 @@ def unlike_nodes(folder: Path, nodes: Mapping[str, Unlike]) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    ray_folder = folder / "r"
     with ExitStack() as stack:
-        head = ("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0", f"--temp-dir={ray_folder}")
-        stack.enter_context(_running([*_START, *head, *_SMALL], {}, folder / "head.txt"))
-        _wait(lambda: "Ray runtime started" in (folder / "head.txt").read_text(), folder / "head.txt")
+        address = stack.enter_context(started_head(folder, port))
         for name, node in nodes.items():
             join_later(stack, folder, address, name, node)
         for name in nodes:
             _wait(lambda log=folder / f"{name}.txt": "Ray runtime started" in log.read_text(), folder / f"{name}.txt")
         yield address
+
+
+@contextmanager
+def started_head(folder: Path, port: int, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of a head without CPUs, for the length of the block; it leaves nothing behind."""
+    folder.mkdir(exist_ok=True)
+    head = ("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder / 'r'}")
+    with _running([*_START, *head, *_SMALL, *words], environment or {}, folder / "head.txt"):
+        _wait(lambda: "Ray runtime started" in (folder / "head.txt").read_text(), folder / "head.txt")
+        yield f"127.0.0.1:{port}"
 
 
 def join_later(stack: ExitStack, folder: Path, address: str, name: str, node: Unlike) -> None:

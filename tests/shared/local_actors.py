@@ -26,6 +26,7 @@ class LocalActors:
     """
 
     is_local = True
+    grows = False
     left_out: ClassVar[dict[str, str]] = {}
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
@@ -71,7 +72,7 @@ class LocalActors:
     def where(self, member: str) -> Where | None:
         return self._actors[member].where() if member in self._actors else None
 
-    def end_idle(self) -> None:
+    def end_idle(self, wanted: int = 0) -> None:
         self._idle.clear()
 
     def run_stage(self, spec: StageSpec) -> None:

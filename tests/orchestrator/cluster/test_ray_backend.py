@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,14 +19,14 @@ from orchestrator.cluster import ray_backend, ray_nodes
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster
-from orchestrator.cluster.ray_nodes import Head, Node, await_head, count_slots, idle_gpus, memory_to_ask
+from orchestrator.cluster.ray_nodes import Node, count_slots, idle_gpus, memory_to_ask
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.cluster.ray_shards import shard_runner
 from orchestrator.config.schema import ClusterConfig, Kernels
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
-from workers.errors import ClusterLost, ConfigError, Stopped
+from workers.errors import ConfigError, Stopped
 from workers.numerics import Capabilities
 from workers.protocol import StageResult
 from workers.settings.dataset import DatasetSettings
@@ -261,27 +260,3 @@ def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere, tm
 def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path):
     runner = shard_runner(ClusterConfig(address="127.0.0.1:1"))
     assert not list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter(()), lambda num_images: None))
-
-
-def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is():
-    now, there = [0.0], [True]
-    assert not Head("127.0.0.1:1").look(), "nothing listens there"
-    head = Head("127.0.0.1:1", lambda address: there[0], lambda: now[0], patience_s=25.0)
-    assert head.look()
-    there[0] = False
-    for now[0] in (1.0, 10.0, 24.0):
-        assert not head.look()
-    there[0], now[0] = True, 25.0
-    assert head.look()
-    there[0], now[0] = False, 49.0
-    assert not head.look()
-    now[0] = 51.0
-    with pytest.raises(ClusterLost, match=r"127\.0\.0\.1:1 is gone; run the same command again"):
-        head.look()
-
-
-def test_head_that_is_not_there_or_says_nothing_is_told_within_seconds():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        for port in (silent.getsockname()[1], 1):
-            with pytest.raises(ConnectionError, match=f"nothing at 127.0.0.1:{port} answered as Ray does"):
-                await_head(f"127.0.0.1:{port}", 0.5)

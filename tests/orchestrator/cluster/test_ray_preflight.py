@@ -15,6 +15,7 @@ from orchestrator.cluster.ray_nodes import Node, living_nodes
 from orchestrator.cluster.ray_preflight import Preflight, _Look
 from orchestrator.cluster.ray_session import local
 from orchestrator.cluster.ray_shards import RayShards
+from orchestrator.config.schema import ClusterConfig
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.listing import Row
 from workers.data.sources.tree import LocalTree
@@ -80,6 +81,22 @@ def test_node_that_is_gone_is_left_out_and_the_others_are_used(node, needs):
     assert preflight.require([node, GONE]) == [node]
     (line,) = preflight.left_out.values()
     assert "its worker ended (" in line and line.endswith("look at Ray's logs there")
+
+
+def test_node_that_has_just_joined_is_asked_again_until_ray_can_give_it_a_task(node, needs, monkeypatch):
+    joined, seen = replace(node, name=GONE.name, host="joined"), []
+
+    def ask(needs, of):
+        seen.append(of.host)
+        return real(needs, node if len(seen) > 2 else of)
+
+    real = ray_preflight._ask
+    monkeypatch.setattr(ray_preflight, "_ask", ask)
+    monkeypatch.setattr(ray_preflight, "living_nodes", lambda: [node, joined])
+    monkeypatch.setattr(ray_preflight, "_seen", lambda probe, text: True)
+    preflight = Preflight(needs)
+    assert preflight.require([joined]) == [joined]
+    assert seen == ["joined"] * 3 and preflight.left_out == {}
 
 
 def test_where_nodes_that_fit_are_gone_those_left_out_do_not_end_the_launch(node, needs):
@@ -174,7 +191,9 @@ def test_node_that_joins_while_images_are_packed_and_does_not_fit_is_left_out_by
 ):
     monkeypatch.setattr(Preflight, "require", lambda self, nodes: nodes)
     job = ShardJob(tmp_path / "absent", "train", 0, 0, (Row("a", "a", 0, bytes(32)),), 8, Encoding(), True)
-    shards = RayShards("")._packed(FileLoader(PlainFiles(LocalTree(tmp_path))), job, iter(()), lambda num_images: None)
+    shards = RayShards(ClusterConfig())._packed(
+        FileLoader(PlainFiles(LocalTree(tmp_path))), job, iter(()), lambda num_images: None
+    )
     with pytest.raises(
         StorageError, match=rf"{node.host} \(127\.0\.0\.1\): datasets\.store=.*absent is not there: mount"
     ):

@@ -23,7 +23,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.cluster.interface import Where
 from orchestrator.cluster.ray_backend import RayCluster
-from orchestrator.cluster.ray_nodes import Head, Node, cluster_errors, here, leaving_nodes, living_nodes, local_gpus
+from orchestrator.cluster.ray_head import Head
+from orchestrator.cluster.ray_nodes import Node, cluster_errors, here, leaving_nodes, living_nodes, local_gpus
 from orchestrator.cluster.ray_session import _LONGEST_TEMPORARY_ROOT, available_cpus, local
 from workers.errors import StorageError
 

@@ -8,7 +8,7 @@ import pytest
 
 import conf
 from orchestrator.config.composition import compose, reopen
-from orchestrator.config.schema import GROUPS, Compile, Precision
+from orchestrator.config.schema import GROUPS, Compile, Precision, default_run_dir
 from workers.errors import ConfigError
 from workers.settings.dataset import Source
 from workers.settings.model import InitScheme
@@ -321,3 +321,32 @@ def test_refit_has_the_settings_of_the_stage_that_it_names_and_its_own_over_them
     assert refit.optimizer == replace(train.optimizer, lr=0.5)
     with pytest.raises(ConfigError, match=r"base1\.stages\.refit\.refit=trian: no such stage; did you mean train\?"):
         compose(["ensemble=refit", "ensemble.members.base1.stages.refit.refit=trian"])
+
+
+@pytest.mark.parametrize("key", ["run_dir", "datasets.store", "datasets.local_copy"])
+@pytest.mark.parametrize("address", ["s3://bucket/a", "gs://b", "hdfs://name/a"])
+def test_folder_in_an_object_store_is_refused_and_mounts_are_named(key, address):
+    with pytest.raises(ConfigError, match=rf"^{key}={address}: is no path.*rename, lock or append; .*NFS") as caught:
+        compose([f"{key}={address}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_cluster_at_an_address_are_refused_without_one_and_wait_is_no_negative_time():
+    for word in ("cluster.wait_s=10", "cluster.ship_code=true"):
+        with pytest.raises(ConfigError, match=f"{word.split('=')[0]}=.*: only a cluster at an address reads it"):
+            compose([word])
+    with pytest.raises(ConfigError, match=r"cluster\.wait_s=-1.*null to wait for ever"):
+        compose(["cluster.address=auto", "cluster.wait_s=-1"])
+    assert compose(["cluster.address=auto", "cluster.wait_s=10"]).cluster.wait_s == 10.0
+
+
+def test_ray_job_joins_its_cluster_and_keeps_its_run_beside_the_store(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    config = compose([f"datasets.store={tmp_path}/store"])
+    assert config.cluster.address == "auto"
+    assert default_run_dir("a", "0123456789", config.runs) == tmp_path / "septet-runs" / "a-01234567"
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/septet-runs/mlflow.db"
+    assert f"cluster.address=auto, and without run_dir it is below {tmp_path}/septet-runs" in config.notes[-1]
+    given = compose(["cluster.address=10.0.0.1:6379", "tracking.uri=http://h:5000"])
+    assert (given.cluster.address, given.tracking.uri, given.notes) == ("10.0.0.1:6379", "http://h:5000", ())

@@ -47,7 +47,7 @@ def test_dataset_that_is_there_is_described_and_one_whose_root_is_missing_names_
 
 def test_dataset_that_no_stage_reads_is_not_asked_for(monkeypatch):
     monkeypatch.setattr(facts, "ask_torch", lambda: Answer(problem="not asked here"))
-    monkeypatch.setattr(facts, "ask_ray", lambda _: "")
+    monkeypatch.setattr(facts, "ask_ray", lambda *_: "")
     monkeypatch.setattr(facts.tracking, "probe", lambda _: "")
     monkeypatch.setattr(facts, "ask_dataset", lambda _, name: name)
     experiment = ["experiment=tiny_imagenet", "datasets.target.root=/x"]

@@ -245,3 +245,18 @@ def test_reader_sees_each_change_and_reads_a_stage_again_only_when_something_cha
     run.run_json.unlink()
     with pytest.raises(DataError, match="run directory"):
         reader.read()
+
+
+def test_stage_without_a_machine_waits_for_one_until_it_has_its_place(run):
+    ledger = Ledger(run.ledger)
+    ledger.begin(_JOBS[0], started=0.0, resumed_from=0, state=State.waiting)
+    first = read_status(run).stages[0]
+    assert (first.state, first.waits_for_machine) == (State.waiting, False), "no launch holds the run"
+    with lock(run):
+        first, second = read_status(run).stages
+        assert "waiting for a machine" in stage_line(first) and first.waits_for_machine
+        assert status_json(read_status(run))["stages"][0]["waits_for_machine"] is True
+        assert not second.waits_for_machine, "it has not begun"
+        ledger.place(_JOBS[0], Where("w", "10.0.0.1", 7, "CPU", "1"))
+        first = read_status(run).stages[0]
+        assert (first.state, first.waits_for_machine) == (State.running, False)

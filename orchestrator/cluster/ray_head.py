@@ -1,0 +1,138 @@
+"""Watches the head of a Ray cluster. Without it Ray hangs for a minute or more, or ends this process silently."""
+
+import atexit
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from workers.errors import ClusterLost
+
+# A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
+LOOK_EVERY_S = 1.0
+_CONNECT_S = 2.0
+# A client's first bytes (RFC 9113), with an empty frame of settings, and the type of the frame that a server answers.
+_HTTP2_OPENING, _HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
+# With the time to leave it makes less than 30 s. A head that keeps its state elsewhere may restart within it.
+_PATIENCE_S = 20.0
+_LEAVE_S = 5.0
+
+
+def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool | None:
+    """Returns whether a server takes a connection, and whether its answer to `opening` has `answer` at byte 3.
+
+    None if the machine is there, and says that nothing listens.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
+            connection.sendall(opening)
+            return not answer or connection.recv(4)[3:] == answer
+    except ConnectionRefusedError:
+        return None
+    except OSError:
+        return False
+
+
+def await_head(address: str, wait_s: float = 10.0) -> None:
+    """Waits for a cluster's head that may be starting; raises ConnectionError if none answers in `wait_s` seconds.
+
+    A gRPC server answers HTTP/2's opening; one with TLS need only take the connection.
+    """
+    until = time.monotonic() + wait_s
+    opening = () if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") else (_HTTP2_OPENING, _HTTP2_SETTINGS)
+    while not _connects(address, *opening):
+        if time.monotonic() > until:
+            raise ConnectionError(f"nothing at {address} answered as Ray does in {wait_s:.0f} s")
+        time.sleep(LOOK_EVERY_S)
+
+
+class Head:
+    """Knows whether the cluster's head answers. If it is `forgetful`, its state ends with its process."""
+
+    def __init__(
+        self,
+        address: str,
+        connects: Callable[[str], bool | None] = _connects,
+        clock: Callable[[], float] = time.monotonic,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self._address, self._connects, self._clock, self._patience_s = address, connects, clock, patience_s
+        self._looked_s, self._heard_s, self._num_refused = -math.inf, clock(), 0
+        self.forgetful = False
+
+    def look(self) -> bool:
+        """Asks the head, at most once a second, and returns whether it answered last time.
+
+        Raises:
+            ClusterLost: it has not answered for longer than a head takes to restart; or one that is `forgetful` has
+                ended, since a new one in its place would know nothing of this launch.
+        """
+        now = self._clock()
+        if now - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s, found = now, self._connects(self._address)
+            self._num_refused = self._num_refused + 1 if found is None else 0
+            if found:
+                self._heard_s = now
+            elif now - self._heard_s > self._patience_s or (self.forgetful and self._num_refused > 1):
+                raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
+        return self._heard_s == self._looked_s
+
+
+class HeadWatch:
+    """Ends its block with ClusterLost when the head is gone, also where the block waits for Ray.
+
+    A thread looks. It interrupts the main thread as Ctrl-C does, which most calls of Ray hear; if that does not leave
+    the block within seconds, it ends the process itself, with the same line and exit code.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.head = Head(address)
+        self.lost: ClusterLost | None = None
+        self._over = threading.Event()
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Self:
+        if self._is_main:
+            self._before = signal.signal(signal.SIGALRM, _interrupt)
+        threading.Thread(target=self._watch, name="septet-head", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        if self._is_main:
+            signal.signal(signal.SIGALRM, self._before)
+        if self.lost:
+            # Ray's own exit handler would wait for the head.
+            atexit.register(_leave)
+            raise self.lost from error
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            try:
+                self.head.look()
+            except ClusterLost as lost:
+                self.lost = lost
+                main = threading.main_thread().ident
+                if self._is_main and main:
+                    signal.pthread_kill(main, signal.SIGALRM)
+                if not self._over.wait(_LEAVE_S):
+                    os.write(2, f"septet: {lost}\n".encode())
+                    os._exit(lost.exit_code)
+                return
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ClusterLost.exit_code)
