@@ -1,24 +1,22 @@
 """Runs a stage by a gang of real processes over gloo, one for each rank, without Ray."""
 
 import multiprocessing
-import os
-import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from workers.errors import SeptetError, Stopped
+from workers.errors import SeptetError
 from workers.protocol import Meeting, StageResult, StageSpec
 from workers.training.stage import run_stage
 
 LOOPBACK = "127.0.0.1"
 # Forked from a process that has torch loaded and no thread of its own: a new interpreter would take seconds.
 _FORKED = multiprocessing.get_context("fork")
-_END_S = 120.0
+_END_S = 60.0
 
 
 def _worker(spec: StageSpec, should_stop: Callable[[], bool], before: Callable[[int], None], ends: Any) -> None:

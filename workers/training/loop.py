@@ -160,8 +160,8 @@ class _Update:
         with refusals(recipe.model.name):
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
-                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale, recipe.distil),
-                gang=stage.gang,
+                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale),
+                *(recipe.distil, stage.gang),
             )
         if self._constant is not None:
             self._constant.check(recipe.model.name)
