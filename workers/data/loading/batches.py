@@ -133,7 +133,7 @@ class ReadAhead:
         images: Pixels,
         ahead: int,
         least_bytes: int = _READ_AHEAD_FROM_BYTES,
-        is_own: Callable[[np.ndarray], np.ndarray] = np.ones_like,
+        is_own: Callable[[np.ndarray], np.ndarray] = lambda positions: positions >= 0,
     ) -> None:
         """Reads `ahead` images at a time, that many before they are due; nothing if pixels are below `least_bytes`.
 
@@ -152,8 +152,8 @@ class ReadAhead:
         due = (position // self._ahead + 2) * self._ahead
         if self._asked < due:
             # One request for each run of neighbours, of which a window's order has many.
-            positions = np.arange(self._asked, min(due, len(order)))
-            coming = np.sort(order[positions[self._is_own(positions).astype(bool)]])
+            coming = order[self._asked : due]
+            coming = np.sort(coming[self._is_own(self._asked + np.arange(len(coming)))])
             for piece in np.split(coming, np.flatnonzero(np.diff(coming) > 1) + 1):
                 if len(piece):
                     self._images.will_need(int(piece[0]), int(piece[-1]) + 1)
