@@ -129,7 +129,8 @@ class _Sums:
 
     def __init__(self, parameters: Sequence[nn.Parameter], at_once: int) -> None:
         self.parameters = [*map(id, parameters)]
-        whole = torch.empty(sum(map(torch.numel, parameters)), device=parameters[0].device)
+        first = parameters[0]
+        whole = torch.empty(sum(map(torch.numel, parameters)), dtype=first.dtype, device=first.device)
         self.places: dict[nn.Parameter, Tensor] = {}
         spans: list[tuple[int, nn.Parameter]] = []
         begin = 0
@@ -139,13 +140,13 @@ class _Sums:
             spans.append((begin, parameter))
             begin += parameter.numel()
         self.pieces: list[tuple[Tensor, list[tuple[Tensor, nn.Parameter, slice]]]] = []
-        for first in range(0, len(whole), at_once):
-            end, inside = min(first + at_once, len(whole)), []
+        for low in range(0, len(whole), at_once):
+            high, inside = min(low + at_once, len(whole)), []
             for start, parameter in spans:
-                begin, stop = max(first, start), min(end, start + parameter.numel())
+                begin, stop = max(low, start), min(high, start + parameter.numel())
                 if begin < stop:
                     inside.append((whole[begin:stop], parameter, slice(begin - start, stop - start)))
-            self.pieces.append((whole[first:end], inside))
+            self.pieces.append((whole[low:high], inside))
 
 
 def _memory(gradient: Tensor) -> Tensor:

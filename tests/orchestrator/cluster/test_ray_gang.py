@@ -94,6 +94,7 @@ def _next(cluster):
     raise TimeoutError
 
 
+@pytest.mark.slow
 def test_gangs_of_two_on_real_ray_train_stop_and_lose_a_worker(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_gang, "DEATH_TOLD_S", 1.0)
     store = make_store(tmp_path / "store")
@@ -101,14 +102,12 @@ def test_gangs_of_two_on_real_ray_train_stop_and_lose_a_worker(tmp_path, monkeyp
     alone, together = (make_real_spec(store, tmp_path / name / "train", recipe) for name in ("alone", "together"))
     # As the driver does.
     together.stage_dir.mkdir(parents=True)
-    wanted = run_stage(alone, never).checkpoint_sha256
     with open_cluster(ClusterConfig()):
         cluster = RayCluster(2, 1, 0)
         cluster.acquire("base1", 2)
         cluster.run_stage(replace(together, width=2))
         end = _next(cluster)
         assert isinstance(end.outcome, Trained), end
-        assert end.outcome.result.checkpoint_sha256 == wanted
         cluster.release("base1")
         assert len(cluster._idle) == 2, "they have torch loaded, and may serve other members"
         cluster.close()
@@ -130,3 +129,4 @@ def test_gangs_of_two_on_real_ray_train_stop_and_lose_a_worker(tmp_path, monkeyp
         cluster.run_stage(replace(make_spec(tmp_path / "dies" / "train"), width=2))
         assert isinstance(_next(cluster).outcome, Lost)
         cluster.close()
+    assert end.outcome.result.checkpoint_sha256 == run_stage(alone, never).checkpoint_sha256

@@ -6,9 +6,10 @@ import signal
 import sys
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
-from gangs import run_gang
+from gangs import LOOPBACK, run_gang
 from stages import stop_after
 from tiny_stage import course
 
@@ -221,3 +222,21 @@ def test_rank_0_alone_opens_the_stages_files(spec):
 
     sha256(run_gang(own, 2, before=watched))
     assert [path.name for path in own.stage_dir.parent.glob("rank *")] == ["rank 0"]
+
+
+def test_workers_of_one_machine_listen_on_loopback_only(spec):
+    """Gloo would otherwise choose the address that the host's name has."""
+    own = of(spec, "addresses")
+
+    def listening(rank):
+        make = loop._Update.make
+
+        def noted(update, state):
+            open_now = {each.laddr.ip for each in psutil.Process().net_connections() if each.status == "LISTEN"}
+            (own.stage_dir.parent / f"rank {rank}").write_text(" ".join(open_now))
+            return make(update, state)
+
+        loop._Update.make = noted
+
+    sha256(run_gang(own, 2, before=listening))
+    assert [path.read_text() for path in own.stage_dir.parent.glob("rank *")] == [LOOPBACK] * 2

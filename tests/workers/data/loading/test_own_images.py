@@ -1,6 +1,5 @@
 """A worker of a gang draws the images of its own shards as the whole batch has them, and no others."""
 
-
 import numpy as np
 import pytest
 import torch
