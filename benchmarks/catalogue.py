@@ -27,6 +27,7 @@ class Entry:
 ENTRIES = (
     Entry("step", "benchmarks.training_step:full_size", "3 min", "full-size training step; LRN's share of it"),
     Entry("small_step", "benchmarks.training_step:small", "1 min", "training step at 64 pixels, one thread"),
+    Entry("widths", "benchmarks.widths:run", "4 min", "two workers of one member beside one; eight shards beside one"),
     Entry("modern_step", "benchmarks.training_step:modern", "1 min", "training step of resnet18 and timm's resnet10t"),
     Entry("cifar", "benchmarks.training_step:cifar", "1 min", "training step of cuda-convnet's small CIFAR-10 net"),
     Entry("ten_crop", "benchmarks.ten_crop:run", "4 min", "ten-crop prediction, full size"),

@@ -80,6 +80,10 @@ class CheckFailed(SeptetError):
     exit_code = 8
 
 
+class PeerLost(SeptetError):
+    """A worker of the gang is gone; the others end, and the stage resumes at whatever width fits."""
+
+
 class Superseded(SeptetError):
     """A newer attempt has replaced this one, which must write nothing more."""
 

@@ -73,6 +73,19 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """Where the workers of a gang meet: rank 0 listens at (`host`, `port`), by the open socket `listener`.
+
+    `here` is the address at which the others reach this worker.
+    """
+
+    host: str
+    port: int
+    here: str
+    listener: int | None = None
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of one member: its recipe, and where it reads and writes.
 
@@ -90,6 +103,9 @@ class StageSpec:
         fold: images that the stage neither trains on nor looks at, or None.
         teachers: what the stage learns from, in the order of their sha256.
         code: the launch's `workers.numerics.code_digest`; a worker of other code refuses. "" for any.
+        rank: of this worker in the gang that trains the stage. Rank 0 alone reads and writes the stage's files.
+        width: the number of workers in the gang.
+        meeting: where they meet, as its actors agree; None for one alone.
     """
 
     member: str
@@ -113,6 +129,9 @@ class StageSpec:
     fold: HeldFold | None = None
     teachers: tuple[Teacher, ...] = ()
     code: str = ""
+    rank: int = 0
+    width: int = 1
+    meeting: Meeting | None = None
 
     @property
     def taught_by(self) -> list[str]:

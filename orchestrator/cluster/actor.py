@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, 
 from orchestrator.cluster.preflight import misfit_here
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.numerics import code_digest
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.protocol import Meeting, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage import beat, hold, layout, require_held, storage_errors
 
 # Texts of RuntimeErrors that GPU drivers and libraries raise themselves, without torch's allocator.
@@ -59,6 +59,8 @@ _PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
 # torch's message about memory is half a page; log.txt has all of it.
 _LONGEST_SAID = 160
+# Where actors that are in no cluster meet.
+_LOOPBACK = "127.0.0.1"
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
 # Not this module's name: log.txt holds the records of the loggers below `workers`.
 _log = logging.getLogger("workers")
@@ -100,6 +102,7 @@ class MemberActor:
         self._stop = threading.Event()
         # Two threads that import torch at once may see it half loaded.
         self._one_at_a_time = threading.Lock()
+        self._listener: socket.socket | None = None
 
     def where(self) -> Where:
         """Returns where the actor runs."""
@@ -115,9 +118,20 @@ class MemberActor:
             with suppress(Exception):
                 self._duties().warm_up()
 
-    def run_stage(self, spec: StageSpec) -> Outcome:
-        """Runs the stage and encodes how it ended."""
-        return self._encoded(spec, lambda: Trained(self._duties().run_stage(spec, self._stop.is_set)))
+    def listen(self) -> tuple[str, int]:
+        """Opens the socket where the other workers of a gang will meet this one, of rank 0, and returns its address."""
+        self._listener = socket.create_server((self._where().address or _LOOPBACK, 0))
+        host, port = self._listener.getsockname()[:2]
+        return host, port
+
+    def run_stage(self, spec: StageSpec, meet_at: tuple[str, int] | None = None) -> Outcome:
+        """Runs the stage and encodes how it ended; a gang meets where its rank 0 listens."""
+        listener, self._listener = self._listener, None
+        with listener or nullcontext():
+            if meet_at is not None:
+                descriptor = None if listener is None else listener.fileno()
+                spec = replace(spec, meeting=Meeting(*meet_at, self._where().address or _LOOPBACK, descriptor))
+            return self._encoded(spec, lambda: Trained(self._duties().run_stage(spec, self._stop.is_set)))
 
     def predict(self, spec: PredictSpec) -> Outcome:
         """Writes the member's predictions and encodes how it ended."""
@@ -136,6 +150,11 @@ class MemberActor:
         try:
             if unfit := misfit_here(spec, self._code):
                 return replace(unfit, node_id=self._where().node_id)
+            if isinstance(spec, StageSpec) and spec.rank > 0:
+                # Rank 0 has the member's files, and says in its log.txt what happens.
+                with self._one_at_a_time:
+                    _set_openmp_threads(spec.numerics.threads)
+                    return work()
             # The driver has made the member's folder.
             hold(spec.stage_dir.parent)
             require_held(spec.stage_dir)

@@ -9,12 +9,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_duties
 from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome, Unfit, Where
 from orchestrator.cluster.memory import memory_limit, oom_kills
 from orchestrator.cluster.preflight import Needs
+from orchestrator.cluster.ray_gang import DEATH_TOLD_S, Followers, place_together
 from orchestrator.cluster.ray_head import LOOK_EVERY_S, Head
 from orchestrator.cluster.ray_machines import able_nodes
 from orchestrator.cluster.ray_nodes import (
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
 
 # More at once would not bring an autoscaler's nodes sooner.
 _MOST_ASKED = 100
-# Ray tells a worker's death within this time.
-_DEATH_TOLD_S = 10.0
 
 
 def check_resources(settings: "ClusterConfig") -> int:
@@ -121,7 +121,7 @@ def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Itera
 
 
 class RayCluster:
-    """Ray actors, each used by one member at a time, with at most one call at a time."""
+    """Ray actors, each used by one member at a time, with at most one call at a time; a member may have several."""
 
     def __init__(
         self,
@@ -134,9 +134,9 @@ class RayCluster:
         preflight: Preflight | None = None,
         member_bytes: int = 0,
     ) -> None:
-        """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain.
+        """`num_slots` actors work at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain.
 
-        A member asks Ray for `member_bytes` of memory.
+        Each asks Ray for `member_bytes` of memory.
         """
         self._preflight = preflight or Preflight(None)
         self._suspects: Mapping[str, str] = {}
@@ -149,12 +149,15 @@ class RayCluster:
         self._asked = cpus_per_member, gpus_per_member, member_bytes
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member, "memory": member_bytes}
         self._duties = duties
+        # The actor of rank 0, which has the member's files.
         self._actors: dict[str, Any] = {}
+        self._followers: dict[str, Followers] = {}
         self._idle: list[Any] = []
-        self._calls: dict[Any, str] = {}
+        # Whose each call is: the member and the rank.
+        self._calls: dict[Any, tuple[str, int]] = {}
         # After a member ran out of memory, fewer run at once.
         self._most = math.inf if nodes_change else num_slots
-        # The kernel's count at the last two looks, `_DEATH_TOLD_S` apart.
+        # The kernel's count at the last two looks, `DEATH_TOLD_S` apart.
         self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
     @property
@@ -186,9 +189,16 @@ class RayCluster:
             self._idle.append(self._new())
             self._idle[-1].warm_up.remote(num_threads, code)
 
-    def acquire(self, member: str) -> None:
-        """Assigns the member an idle actor, or starts one."""
-        self._actors[member] = self._idle.pop() if self._idle else self._new()
+    def acquire(self, member: str, width: int = 1) -> None:
+        """Assigns the member idle actors, or starts some: `width` of them, on a cluster close to each other."""
+        group, placed = None, [dict[str, Any]()] * width
+        if width > 1 and self._nodes_change:
+            group, placed = place_together(width, self._resources, self._avoided())
+        # An idle one is not in the group.
+        actors = [self._idle.pop() if self._idle and not group else self._new(**place) for place in placed]
+        self._actors[member] = actors[0]
+        if width > 1:
+            self._followers[member] = Followers(actors[1:], group)
 
     def leaving(self) -> frozenset[str]:
         """Returns the members on draining nodes, which should stop; cheap enough to call often."""
@@ -205,18 +215,43 @@ class RayCluster:
             for actor in [actor for actor in self._idle if self._node_of(actor) in gone_soon]:
                 self._idle.remove(actor)
                 self._kill(actor)
-            return frozenset(member for member, actor in self._actors.items() if self._node_of(actor) in gone_soon)
+            return frozenset(
+                member
+                for member in self._actors
+                if any(self._node_of(actor) in gone_soon for actor in self._actors_of(member))
+            )
 
     def release(self, member: str) -> None:
-        """Makes the actor of a member without a running call idle, so that another member can use it."""
-        self._idle.append(self._actors.pop(member))
+        """Makes the actors of a member without a running call idle, so that other members can use them."""
+        followers = self._followers.get(member)
+        if followers and followers.group:
+            # They are bound to its place.
+            self.discard(member)
+            return
+        self._idle += self._actors_of(member)
+        self._forget(member)
 
     def discard(self, member: str) -> None:
-        """Ends the member's actor, even during a call; does nothing if there is none."""
-        actor = self._actors.pop(member, None)
-        if actor is not None:
-            self._calls = {call: of for call, of in self._calls.items() if of != member}
-            self._kill(actor)
+        """Ends the member's actors, even during a call; does nothing if there is none."""
+        if member in self._actors:
+            for actor in self._actors_of(member):
+                self._kill(actor)
+            if member in self._followers:
+                self._followers[member].remove_group()
+            self._forget(member)
+
+    def _forget(self, member: str) -> None:
+        self._drop_calls(member)
+        del self._actors[member]
+        self._followers.pop(member, None)
+
+    def _drop_calls(self, member: str) -> None:
+        self._calls = {call: (of, rank) for call, (of, rank) in self._calls.items() if of != member}
+
+    def _actors_of(self, member: str) -> list[Any]:
+        """Returns the member's actors by rank."""
+        followers = self._followers.get(member)
+        return [self._actors[member], *(followers.actors if followers else ())]
 
     def end_idle(self, wanted: int = 0) -> None:
         """Ends idle actors, whose resources others may want on a shared cluster.
@@ -232,21 +267,30 @@ class RayCluster:
             self._idle.append(self._new())
 
     def run_stage(self, spec: StageSpec) -> None:
-        """Starts a stage on the actor of `spec.member`."""
-        self._calls[_called(self._actors[spec.member].run_stage, f"{spec.member}/{spec.stage}", spec)] = spec.member
+        """Starts a stage on the actors of `spec.member`, of which there are `spec.width`."""
+        job, actors, meet_at = f"{spec.member}/{spec.stage}", self._actors_of(spec.member)[: spec.width], None
+        if spec.width > 1:
+            self._followers[spec.member].begin()
+            # Nobody here waits for the address: it is handed on.
+            meet_at = actors[0].listen.remote()
+        for rank, actor in enumerate(actors):
+            call = _called(actor.run_stage, job, replace(spec, rank=rank), meet_at)
+            self._calls[call] = spec.member, rank
 
     def predict(self, spec: PredictSpec) -> None:
         """Starts the member's predictions on its actor."""
-        self._calls[_called(self._actors[spec.member].predict, f"{spec.member}/predictions", spec)] = spec.member
+        call = _called(self._actors[spec.member].predict, f"{spec.member}/predictions", spec)
+        self._calls[call] = spec.member, 0
 
     def stop(self, member: str) -> None:
         """Stops the member's running stage or prediction at its next step; returns at once."""
-        actor = self._actors[member]
-        if self._nodes_change and not self._node_of(actor):
-            # The actor waits for a node, perhaps forever, and has nothing to save.
-            self._kill(actor)
+        actors = self._actors_of(member)
+        if self._nodes_change and not all(map(self._node_of, actors)):
+            # An actor waits for a node, perhaps forever, and has nothing to save.
+            for actor in actors:
+                self._kill(actor)
         else:
-            actor.stop.remote()
+            actors[0].stop.remote()
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
         """Waits until a call ends, at most `timeout_s`; raises ClusterLost if the cluster is gone."""
@@ -255,13 +299,25 @@ class RayCluster:
         if not self._calls:
             return ()
         self._look_at_head()
-        if time.monotonic() - self._counted_s > _DEATH_TOLD_S:
+        if time.monotonic() - self._counted_s > DEATH_TOLD_S:
             self._oom_kills, self._counted_s = (self._oom_kills[1], oom_kills()), time.monotonic()
         with lost_as_such():
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-            num_running = len(self._calls)
-            return [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
+            num_running, ended = len(self._calls), dict[str, Outcome]()
+            for call in ready:
+                member, rank = self._calls.pop(call)
+                outcome = self._outcome(call, num_running)
+                if followers := self._followers.get(member):
+                    followers.note(rank, outcome)
+                else:
+                    ended[member] = outcome
+        for member, followers in self._followers.items():
+            if outcome_of_all := followers.outcome():
+                ended[member] = outcome_of_all
+                followers.begin()
+                self._drop_calls(member)
+        return [Completed(*one) for one in ended.items()]
 
     def close(self) -> None:
         """Ends every actor, even if the cluster is already gone."""
@@ -278,17 +334,23 @@ class RayCluster:
             self._head = Head(ray.get_runtime_context().gcs_address)
         return self._head.look()
 
-    def _new(self) -> Any:
-        import ray
-
+    def _avoided(self) -> set[str]:
+        """Returns Ray's ids of the nodes that a new actor must not use."""
         if avoided := {*self.left_out}:
             self._preflight.require_some(self._able(living_nodes()))
         if (unknown := self._preflight.unanswered) and self.nodes():
             # One of these may never answer. Where they are all there is, the actor waits and may use them.
             avoided |= unknown
+        return avoided
+
+    def _new(self, **place: Any) -> Any:
+        """Starts an actor at a `place`, given as Ray's options, or wherever there is room."""
+        import ray
+
+        place = place or usable_nodes(self._avoided())
         # Three threads: one for the stage, one for `warm_up`, which may wait for the stage, and one for `stop`.
         remote: Any = ray.remote(MemberActor)
-        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(avoided))
+        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **place)
         actor = options.remote(self._duties, here)
         self._places[actor] = actor.where.remote()
         return actor
@@ -350,6 +412,6 @@ class RayCluster:
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)
 
 
-def _called(method: Any, job: str, spec: StageSpec | PredictSpec) -> Any:
+def _called(method: Any, job: str, *given: Any) -> Any:
     """Calls an actor's method under a name that says, in Ray's dashboard and in `ps`, whose work it is."""
-    return method.options(name=f"MemberActor.{method._method_name} {job}").remote(spec)
+    return method.options(name=f"MemberActor.{method._method_name} {job}").remote(*given)

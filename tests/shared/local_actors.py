@@ -22,7 +22,8 @@ class LocalActors:
     """Stands for `RayCluster`, with `num_slots` threads.
 
     `acquired`, `released` and `discarded` list the calls, in
-    order. `told_to_leave` holds the members whose node a test declares to be draining.
+    order. `told_to_leave` holds the members whose node a test declares to be draining. `widths` says how many workers
+    each member has; of a gang rank 0 alone runs, since threads share torch's generator, and others only take slots.
     """
 
     is_local = True
@@ -41,6 +42,7 @@ class LocalActors:
         self.num_started = 0
         self.threads: list[threading.Thread] = []
         self.told_to_leave: set[str] = set()
+        self.widths: dict[str, int] = {}
 
     @property
     def num_slots(self) -> int:
@@ -49,10 +51,13 @@ class LocalActors:
     def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Does nothing: threads start at once."""
 
-    def acquire(self, member: str) -> None:
+    def acquire(self, member: str, width: int = 1) -> None:
         if member in self._actors:
             raise RuntimeError(f"{member}: an actor is already there")
+        if sum(self.widths.values()) + width > self._num_slots:
+            raise RuntimeError("no slot free")
         self._actors[member] = self._idle.pop() if self._idle else self._new()
+        self.widths[member] = width
         self.acquired.append(member)
 
     def leaving(self) -> frozenset[str]:
@@ -60,12 +65,14 @@ class LocalActors:
 
     def release(self, member: str) -> None:
         self._idle.append(self._actors.pop(member))
+        del self.widths[member]
         self.released.append(member)
 
     def discard(self, member: str) -> None:
         actor = self._actors.pop(member, None)
         if actor is not None:
             self.told_to_leave.discard(member)
+            del self.widths[member]
             actor.stop()
             self.discarded.append(member)
 
@@ -77,6 +84,8 @@ class LocalActors:
 
     def run_stage(self, spec: StageSpec) -> None:
         actor = self._actors[spec.member]
+        if spec.width > self.widths[spec.member]:
+            raise RuntimeError(f"{spec.member}: has {self.widths[spec.member]} workers, not {spec.width}")
         self._start(spec.member, lambda: actor.run_stage(spec))
 
     def predict(self, spec: PredictSpec) -> None:

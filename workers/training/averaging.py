@@ -83,6 +83,7 @@ def renew_statistics(
     for norm in (norm for norm, is_renewed in norms.items() if is_renewed):
         norm.reset_running_stats()
         norm.momentum = None
+    batches.draw_whole()
     num_batches = min(batches.per_epoch, ceil(_RENEWING_IMAGES / spec.recipe.optimizer.batch_size))
     model.train()
     for step in range(num_batches if any(norms.values()) else 0):

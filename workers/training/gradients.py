@@ -18,8 +18,9 @@ from workers.data.loading import Batch
 from workers.numerics import autocast
 from workers.protocol import Numerics
 from workers.settings import Distil, OptimizerSettings
-from workers.training.batch_norm import set_modes
+from workers.training.batch_norm import RunningStatistics, set_modes
 from workers.training.evaluation import CROSS_ENTROPY, Outputs, main_logits, mean_loss
+from workers.training.gang import Gang
 from workers.training.mixing import Mix
 
 NOT_TAUGHT = Distil()
@@ -47,6 +48,18 @@ def shards(num_images: int, settings: OptimizerSettings) -> Iterator[tuple[int, 
         start += size
 
 
+def own_shards(num_images: int, settings: OptimizerSettings, rank: int, width: int) -> list[tuple[int, list[slice]]]:
+    """Returns those of `shards` that a gang's worker computes: a run of neighbours, none of a very short batch."""
+    run = np.array_split(np.arange(settings.shards), width)[rank]
+    return [(number, pieces) for number, pieces in shards(num_images, settings) if number in run]
+
+
+def own_images(num_images: int, settings: OptimizerSettings, rank: int, width: int) -> slice:
+    """Returns the images of a batch that a gang's worker computes."""
+    pieces = [piece for _, pieces in own_shards(num_images, settings, rank, width) for piece in pieces]
+    return slice(pieces[0].start, pieces[-1].stop) if pieces else slice(0, 0)
+
+
 def dropout_seed(seed: int, step: int, shard: int) -> int:
     """Returns the seed of a shard's dropout in update `step`; nothing of a generator has to be saved."""
     if shard == 0:
@@ -67,13 +80,14 @@ def compute_gradients(
     mix_of: Callable[[int], Mix | None] = lambda _: None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     distil: Distil = NOT_TAUGHT,
+    gang: Gang | None = None,
 ) -> Measured:
     """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
 
     Args:
         forward: the net, in training mode; takes normalised [images, 3, size, size].
         parameters: of the net.
-        norms: its batch norms, whose running statistics take in the shards in order.
+        norms: its batch norms, whose running statistics take in the shards in order; one shard is left to torch.
         batch: on the device.
         settings: say how it is cut.
         numerics: the precision.
@@ -83,10 +97,14 @@ def compute_gradients(
         mix_of: how a shard is mixed, by the shard's number; a mixed one is whole.
         scale: of the loss, and so of the gradient.
         distil: how much the teachers' probabilities count, of a batch that has them.
+        gang: computes the shards together; what is left and returned is then of all of them. None for one worker.
     """
-    losses, missed = [], []
+    losses, missed, seen = [], [], []
     total: dict[nn.Parameter, Tensor] = {}
-    for number, pieces in shards(len(batch), settings):
+    apart: list[dict[nn.Parameter, Tensor]] = []
+    statistics = RunningStatistics(norms if settings.shards > 1 else ())
+    rank, width = (0, 1) if gang is None else (gang.rank, gang.width)
+    for number, pieces in own_shards(len(batch), settings, rank, width):
         for parameter in parameters:
             parameter.grad = None
         torch.manual_seed(seeds(number))
@@ -111,10 +129,33 @@ def compute_gradients(
             losses.append(loss.detach())
             larger = labels if mix is None or mix.share >= 0.5 else labels.roll(1)
             missed.append((logits.argmax(dim=1) != larger).sum())
-        _add(total, {parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
-    for parameter, gradient in total.items():
-        parameter.grad = gradient
+            seen.append(statistics.captured(loss.detach()))
+        own = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+        if rank == 0:
+            _add(total, own)
+        else:
+            # They come after the sum of the shards before them, which is not here yet.
+            apart.append(own)
+    if gang is not None:
+        total = gang.add_up([parameter for parameter in parameters if parameter.requires_grad], apart or [total])
+        numbers = (losses, missed, seen)
+        counts = [
+            sum(len(pieces) for _, pieces in own_shards(len(batch), settings, each, width)) for each in range(width)
+        ]
+        losses, missed, seen = _exchanged(gang, numbers, counts, statistics.columns, batch.labels.device)
+    for parameter in parameters:
+        parameter.grad = total.get(parameter)
+    statistics.take_in(seen)
     return Measured(_sum(losses), _sum(missed))
+
+
+def _exchanged(
+    gang: Gang, own: Sequence[Sequence[Tensor]], counts: Sequence[int], columns: int, device: torch.device
+) -> Sequence[list[Tensor]]:
+    """Returns losses, missed labels and statistics of all pieces of a batch, in order, given those of this worker."""
+    rows = [torch.cat([torch.stack([loss, missed.float()]), row]) for loss, missed, row in zip(*own, strict=True)]
+    every = gang.gather(torch.stack(rows) if rows else torch.empty((0, 2 + columns), device=device), counts)
+    return [list(every[:, 0].unbind()), list(every[:, 1].unbind()), list(every[:, 2:].unbind())]
 
 
 def _soft_cross_entropy(temperature: float, logits: Tensor, taught: Tensor) -> Tensor:

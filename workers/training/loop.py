@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from workers.settings import KeptCheckpoint, Soup
 from workers.training.averaging import Average, ema_share, next_soup, swa_share
 from workers.training.batch_norm import batch_norms
 from workers.training.evaluation import CROSS_ENTROPY, Evaluation, Outputs
+from workers.training.gang import ConstantBuffers, Gang
 from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
 from workers.training.loss_scale import LossScale
@@ -69,6 +70,7 @@ class Stage:
     training, the first that there is, below `learnt_below_val`. `is_due` is told of each update, and says whether
     `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
     that `optimizer` was built with. `average` is of the weights if `spec.keep` is `ema` or `swa`, else of nothing.
+    `gang` trains it together: each worker makes every update, and rank 0 alone evaluates, decides and writes.
     """
 
     spec: StageSpec
@@ -79,12 +81,13 @@ class Stage:
     learnt_below_dev: float
     learnt_below_val: float
     evaluate: Callable[[], tuple[Evaluation | None, Evaluation | None]]
-    log: Callable[[int, float, Mapping[str, float]], None]
-    is_due: Callable[[int], bool]
-    after_update: Callable[[TrainState, bool], None]
     later: tuple[Phase, ...]
     average: Average
     criterion: nn.CrossEntropyLoss = CROSS_ENTROPY
+    log: Callable[[int, float, Mapping[str, float]], None] = lambda *_: None
+    is_due: Callable[[int], bool] = lambda _: False
+    after_update: Callable[[TrainState, bool], None] = lambda *_: None
+    gang: Gang | None = None
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
@@ -95,7 +98,10 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
     Raises:
         Diverged: the loss or the gradient of an update was not finite; no state that came after it is handed on.
+        ConfigError: a gang cannot train the net.
+        PeerLost: another worker of the gang has ended.
     """
+    gang = stage.gang
     per_epoch = stage.batches.per_epoch
     total = per_epoch * (stage.spec.until or stage.spec.recipe.schedule.epochs)
     clock = _Stopwatch()
@@ -109,7 +115,10 @@ def train(stage: Stage, state: TrainState) -> TrainState:
             continue
         state = replace(state, sums=update.readings.read(state.sums), loss_scale=update.loss_scale.state())
         if epoch_ended:
-            state = _end_epoch(stage, state, clock)
+            if gang is None or gang.rank == 0:
+                state = _end_epoch(stage, state, clock)
+            if gang is not None:
+                state = TrainState.from_json(gang.share(asdict(state)))
         elif logs:
             stage.log(state.step, state.step / per_epoch, {**_running(state.sums), **clock.lap()})
         if epoch_ended or is_due:
@@ -126,6 +135,7 @@ class _Update:
         self._norms = batch_norms(stage.model)
         # The order in which their norms are summed: the net's own, also of two halves.
         self._parameters = list(stage.model.parameters())
+        self._constant = None if stage.gang is None else ConstantBuffers(stage.model, self._norms)
         settings = stage.spec.recipe
         num_numbers = settings.optimizer.most_at_once * settings.model.input_size**2 * 3
         device, numerics = self._parameters[0].device, stage.spec.numerics
@@ -150,8 +160,11 @@ class _Update:
         with refusals(recipe.model.name):
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
-                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale, recipe.distil),
+                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale),
+                *(recipe.distil, stage.gang),
             )
+        if self._constant is not None:
+            self._constant.check(recipe.model.name)
         self.loss_scale.unscale()
         norm = self.loss_scale.step(self._clip(recipe.optimizer.clip_norm))
         if stage.spec.keep is KeptCheckpoint.ema:

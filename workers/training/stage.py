@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from workers.storage import (
     fence_of,
     layout,
     newest_checkpoint,
+    nothing,
     read_finished,
     read_weights,
     remove_leftovers,
@@ -44,6 +45,8 @@ from workers.storage import (
 from workers.training.augmented import augmented_sheet
 from workers.training.averaging import Average, renew_statistics
 from workers.training.evaluation import Evaluation, Outputs, evaluate
+from workers.training.gang import Gang, met
+from workers.training.gradients import own_images
 from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, first_standstill, later_phases
 from workers.training.loop import Stage, TrainState, score, train
@@ -64,6 +67,9 @@ _log = logging.getLogger(__name__)
 def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     """Trains `spec` to its end, resuming from its newest valid checkpoint.
 
+    In a gang only rank 0's result is the stage's, and only it stops on request. The others train what it tells them,
+    and end when it does.
+
     Raises:
         Stopped: `should_stop` returned true; the state is in a checkpoint.
         Diverged: loss, gradient, weights or outputs are not finite.
@@ -72,12 +78,73 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         ConfigError: the rates leave no layer to train.
         CheckFailed: what its teachers predicted has changed.
         Superseded: a newer attempt has taken over.
+        PeerLost: another worker of the gang has ended.
     """
+    numerics.apply(spec.numerics)
+    if spec.width == 1:
+        return _lead(spec, should_stop, None)
+    with met(spec) as gang:
+        return _lead(spec, should_stop, gang) if gang.rank == 0 else _follow(spec, gang)
+
+
+def _lead(spec: StageSpec, should_stop: Callable[[], bool], gang: Gang | None) -> StageResult:
+    """Trains as the only one who reads and writes the stage's files."""
     fence = fence_of(spec.stage_dir, spec.fence)
     fence.enter()
     check = fence.check
-    numerics.apply(spec.numerics)
-    store = without_fold(open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir)), spec.fold)
+    store, found, model, optimizer, later = _prepared(spec, partial(beat, spec.stage_dir))
+    if spec.stage_dir.is_dir():
+        remove_leftovers(spec.stage_dir, check=check)
+    average = Average(parts_of(model) if spec.keep in (KeptCheckpoint.ema, KeptCheckpoint.swa) else {})
+    state, resumed = _begin(spec, found, model, optimizer, average)
+    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
+    if resumed is None:
+        sheet = augmented_sheet(store, spec.recipe, spec.seed, spec.recipe.trained_on)
+        write_bytes(spec.stage_dir / layout.AUGMENTED, sheet, check)
+    metrics_path = spec.stage_dir / layout.METRICS
+    cut_back(metrics_path, state.step, check)
+    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
+        # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
+        check()
+        mark.set(state.step)
+        snapshot = Snapshot(model, optimizer, average)
+        if gang is not None:
+            _hand_out(gang, state, snapshot)
+        classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
+        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
+            stage = _assemble(spec, store, model, optimizer, later, average, mark.beat, gang)
+            stage = replace(stage, log=metrics.append, is_due=saver.is_due, after_update=saver.after_update)
+            with closing(stage.batches):
+                return _result(stage, saver, train(stage, state), mark, resumed_from=state.step)
+
+
+def _follow(spec: StageSpec, gang: Gang) -> StageResult:
+    """Trains along with rank 0, from the state that it hands out."""
+    # Averages are kept, and epochs are picked, by rank 0.
+    spec = replace(spec, keep=KeptCheckpoint.last)
+    store, _, model, optimizer, later = _prepared(spec, nothing)
+    state = begun = TrainState.from_json(gang.share(None))
+    fill(saved_parts_of(model), gang.share_arrays({}))
+    load_state(model, optimizer, {name: torch.from_numpy(value) for name, value in gang.share_arrays({}).items()})
+    stage = _assemble(spec, store, model, optimizer, later, Average({}), nothing, gang)
+    with closing(stage.batches):
+        state = train(stage, begun)
+    return StageResult(state.step, begun.step, "", "", state.dev_error, state.val_error, state.at_chance)
+
+
+def _hand_out(gang: Gang, state: TrainState, snapshot: Snapshot) -> None:
+    """Gives the other workers what they begin with, as a checkpoint has it."""
+    copied = snapshot.take()
+    gang.share(asdict(state))
+    gang.share_arrays(copied.model)
+    gang.share_arrays(copied.optimizer or {})
+
+
+def _prepared(
+    spec: StageSpec, beat: Callable[[], None]
+) -> tuple[Store, Outline, nn.Module, torch.optim.Optimizer, tuple[Phase, ...]]:
+    """Returns the store, the net with its outline and optimizer, and the later phases of its layers' rates."""
+    store = without_fold(open_on_node(spec.store, spec.local_copy, beat), spec.fold)
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.recipe.model, store.num_classes).to(memory_format=torch.channels_last)
@@ -95,26 +162,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     # The plan checks this too, but with a count of images that is an upper bound.
     if (update := first_standstill(lr_scale, later, trained, total)) is not None:
         raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
-    if spec.stage_dir.is_dir():
-        remove_leftovers(spec.stage_dir, check=check)
-    average = Average(parts_of(model) if spec.keep in (KeptCheckpoint.ema, KeptCheckpoint.swa) else {})
-    state, resumed = _begin(spec, found, model, optimizer, average)
-    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
-    if resumed is None:
-        sheet = augmented_sheet(store, spec.recipe, spec.seed, spec.recipe.trained_on)
-        write_bytes(spec.stage_dir / layout.AUGMENTED, sheet, check)
-    metrics_path = spec.stage_dir / layout.METRICS
-    cut_back(metrics_path, state.step, check)
-    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
-        # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
-        check()
-        mark.set(state.step)
-        snapshot = Snapshot(model, optimizer, average)
-        classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
-        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
-            stage = _assemble(spec, store, model, optimizer, later, metrics, saver, mark, average)
-            with closing(stage.batches):
-                return _result(stage, saver, train(stage, state), mark, resumed_from=state.step)
+    return store, found, model, optimizer, later
 
 
 def _begin(
@@ -203,10 +251,9 @@ def _assemble(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     later: tuple[Phase, ...],
-    metrics: MetricsLog,
-    saver: Saver,
-    mark: StepMark,
     average: Average,
+    beat: Callable[[], None],
+    gang: Gang | None,
 ) -> Stage:
     settings, device = spec.recipe, spec.numerics.device
     statistics = pixel_statistics(store, settings.augmentation, spec.normaliser)
@@ -220,7 +267,7 @@ def _assemble(
         found = {}
         for split in held_out:
             batches = centre_batches(store, split, statistics, settings.model.input_size, device=device)
-            found[split] = evaluate(model, beating(batches, mark.beat), spec.numerics)
+            found[split] = evaluate(model, beating(batches, beat), spec.numerics)
         return found.get(steering), found.get("val")
 
     return Stage(
@@ -240,17 +287,16 @@ def _assemble(
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
             splits=settings.trained_on,
-            teachers=Teachers(spec.teachers, *told, mark.beat) if spec.teachers else None,
+            teachers=Teachers(spec.teachers, *told, beat) if spec.teachers else None,
+            own=partial(own_images, settings=settings.optimizer, rank=spec.rank, width=spec.width),
         ),
         learnt_below_dev=_learnt_below(store, steering, settings.augmentation),
         learnt_below_val=_learnt_below(store, scored, settings.augmentation),
         evaluate=errors,
-        log=metrics.append,
-        is_due=saver.is_due,
-        after_update=saver.after_update,
         later=later,
         criterion=_criterion(settings.loss, store, settings.trained_on).to(device),
         average=average,
+        gang=gang,
     )
 
 

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from stages import contents, stop_after, trained, weights
+from torch import nn
 
 from workers.data.store import open_store
 from workers.errors import Stopped
@@ -12,6 +14,7 @@ from workers.inference import load_member, predict_images
 from workers.models import build
 from workers.settings import Crops, ModelSettings
 from workers.training import run_stage
+from workers.training.batch_norm import RunningStatistics, set_modes
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
 FIRST_NORM = "conv1.1"
@@ -68,3 +71,32 @@ def test_last_batch_of_a_single_image_is_trained_on(spec):
     assert saved.checkpoint.step == 2
     # By its running statistics, which it leaves alone.
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_captured_statistics_are_taken_in_as_torch_does_to_a_rounding(momentum):
+    torch.manual_seed(0)
+    pieces = [torch.randn(size, 5, 4, 4) * 3 + 1 for size in (6, 1, 4, 5)]
+    plain, norm, unused = (nn.BatchNorm2d(5, momentum=momentum) for _ in range(3))
+    statistics, rows = RunningStatistics([norm, unused]), []
+    for piece in pieces:
+        set_modes([plain, norm, unused], len(piece))
+        plain(piece)
+        norm(piece)
+        rows.append(statistics.captured(piece))
+        assert torch.equal(norm.running_mean, torch.zeros(5)), "a piece changed what the next one of one image sees"
+    statistics.take_in(rows)
+    assert norm.momentum == momentum
+    assert norm.num_batches_tracked == plain.num_batches_tracked == 3
+    torch.testing.assert_close(norm.running_mean, plain.running_mean, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(norm.running_var, plain.running_var, rtol=1e-6, atol=1e-7)
+    assert torch.equal(unused.running_var, torch.ones(5))
+    assert unused.num_batches_tracked == 0
+
+
+def test_frozen_norm_keeps_its_statistics_when_others_take_in_shards(spec):
+    optimizer = replace(spec.recipe.optimizer, shards=3)
+    recipe = replace(spec.recipe, optimizer=optimizer, freeze=("body",))
+    after = weights(trained(replace(spec, recipe=recipe)))
+    assert after[f"{FIRST_NORM}.num_batches_tracked"] == 0
+    assert np.array_equal(after[f"{FIRST_NORM}.running_var"], np.ones_like(after[f"{FIRST_NORM}.running_var"]))

@@ -85,8 +85,9 @@ def test_shards_are_the_sum_of_their_gradients_by_hand(tiny_spec, batch, num_sha
     measured, found = computed(module, batch, OptimizerSettings(batch_size=50, shards=num_shards), numerics)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert measured.loss.item() == pytest.approx(sum(losses), rel=1e-6)
-    # Running statistics took in the shards one after another.
-    assert all(map(torch.equal, module.state_dict().values(), plain.state_dict().values()))
+    # Running statistics took in the shards one after another: one shard as torch does, several to a rounding.
+    equal = torch.equal if num_shards == 1 else partial(torch.allclose, rtol=1e-6, atol=1e-7)
+    assert all(map(equal, module.state_dict().values(), plain.state_dict().values()))
 
 
 def test_pieces_of_a_shard_are_summed_before_the_shards_are(tiny_spec, batch):

@@ -128,9 +128,18 @@ class ReadAhead:
     Without it, training on a store larger than memory would wait for every image.
     """
 
-    def __init__(self, images: Pixels, ahead: int, least_bytes: int = _READ_AHEAD_FROM_BYTES) -> None:
-        """Reads `ahead` images at a time, that many before they are due; nothing if pixels are below `least_bytes`."""
-        self._images, self._ahead = images, ahead
+    def __init__(
+        self,
+        images: Pixels,
+        ahead: int,
+        least_bytes: int = _READ_AHEAD_FROM_BYTES,
+        is_own: Callable[[np.ndarray], np.ndarray] = lambda positions: positions >= 0,
+    ) -> None:
+        """Reads `ahead` images at a time, that many before they are due; nothing if pixels are below `least_bytes`.
+
+        `is_own` says of positions in the order which are read at all.
+        """
+        self._images, self._ahead, self._is_own = images, ahead, is_own
         self._useful = math.prod(images.shape) >= least_bytes
         self._order, self._asked = np.empty(0, np.int64), 0
 
@@ -143,7 +152,8 @@ class ReadAhead:
         due = (position // self._ahead + 2) * self._ahead
         if self._asked < due:
             # One request for each run of neighbours, of which a window's order has many.
-            coming = np.sort(order[self._asked : due])
+            coming = order[self._asked : due]
+            coming = np.sort(coming[self._is_own(self._asked + np.arange(len(coming)))])
             for piece in np.split(coming, np.flatnonzero(np.diff(coming) > 1) + 1):
                 if len(piece):
                     self._images.will_need(int(piece[0]), int(piece[-1]) + 1)
@@ -192,6 +202,7 @@ class TrainingBatches:
         threads: int = 1,
         splits: tuple[str, ...] = ("train",),
         teachers: Teachers | None = None,
+        own: Callable[[int], slice] = slice,
     ) -> None:
         """Opens the splits.
 
@@ -202,6 +213,8 @@ class TrainingBatches:
             threads: that draw ahead.
             splits: that are trained on.
             teachers: what batches bring along of each image.
+            own: the images of a batch, by their number, that this process computes. Pixels of the others, and what
+                teachers say of them, are not drawn: whatever the memory held stands there.
         """
         self._images, labels = store.images(*splits, whole=True), store.labels(*splits)
         assert labels is not None
@@ -217,7 +230,10 @@ class TrainingBatches:
         # Of two epochs, because batches of the next are drawn ahead.
         self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
-        self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
+        self._own = own
+        self._read_ahead = ReadAhead(
+            self._images, window_images(window) if window else batch_size, is_own=self._are_own
+        )
         # Copies have a stream of their own, so that they run beside the kernels of the batch before.
         self._copies = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None  # type: ignore[no-untyped-call]
         self._teachers, num_taught = teachers, 0 if teachers is None else store.num_classes
@@ -257,10 +273,19 @@ class TrainingBatches:
             self._next_step += 1
         return self._send(self._coming.popleft()(), self._slot(step))
 
+    def draw_whole(self) -> None:
+        """Draws all images from the next call of `take` on, which must not be for the step that would follow."""
+        self._own = slice
+
     def close(self) -> None:
         """Ends the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+    def _are_own(self, positions: np.ndarray) -> np.ndarray:
+        own, places = self._own(self._batch_size), positions % self._batch_size
+        is_own: np.ndarray = (places >= (own.start or 0)) & (places < own.stop)
+        return is_own
 
     def _span(self, index: int) -> slice:
         return slice(index * self._batch_size, (index + 1) * self._batch_size)
@@ -271,12 +296,12 @@ class TrainingBatches:
         chosen, offsets = draws.order[places], draws.offsets[places]
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
         slot.wait()
-        used = slice(len(chosen))
+        used, own = slice(len(chosen)), self._own(len(chosen))
         pixels, labels, flips, colour = slot.pixels[used], slot.labels[used], slot.flips[used], slot.colour[used]
         if self._transforms is None:
-            crop(self._images, chosen, offsets, self._input_size, slot.array[used])
+            crop(self._images, chosen[own], offsets[own], self._input_size, slot.array[own])
         else:
-            self._transforms.fill(slot.array[used], self._images, chosen, offsets, draws.seeds[places])
+            self._transforms.fill(slot.array[own], self._images, chosen[own], offsets[own], draws.seeds[places][own])
         labels.copy_(torch.from_numpy(self._labels[chosen]))
         flips.copy_(torch.from_numpy(draws.flips[places]))
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
@@ -285,7 +310,7 @@ class TrainingBatches:
         windows, taught = Windows(offsets, flips if reflects else None), None
         if self._teachers is not None:
             taught = slot.taught[used]
-            taught.copy_(torch.from_numpy(self._teachers.of(chosen)))
+            taught[own].copy_(torch.from_numpy(self._teachers.of(chosen[own])))
         return Batch(pixels, labels, windows, colour if shifts else None, self._statistics, taught)
 
     def _begin(self, step: int) -> Callable[[], Batch]:
