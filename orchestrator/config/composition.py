@@ -245,6 +245,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         entire=stores.entire,
         admit=root.ensemble.admit,
         folds=folds,
+        budget=root.budget,
         yaml=_kept_text(composed),
     )
 

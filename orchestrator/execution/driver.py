@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
 from orchestrator.execution.admission import Admission
+from orchestrator.execution.budget import Budget
 from orchestrator.execution.following import AT_CHANCE_TAG, Following
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
@@ -63,6 +64,7 @@ class Driver:
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._moving: set[str] = set()
         self._nodes = NodeWatch(ledger, tracker)
+        self._budget = Budget(work, ledger, clock)
         self._cluster: RayCluster
 
     def take_stock(self) -> bool:
@@ -117,7 +119,7 @@ class Driver:
         return {last[member] for member in last.keys() - self._predicted} <= self._ended
 
     def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
-        """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
+        """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested or in the budget.
 
         Args:
             cluster: runs the members; all its actors are ended at the end.
@@ -135,7 +137,7 @@ class Driver:
         """
         self._cluster, no_node = cluster, None
         while True:
-            if stop_requested():
+            if stop_requested() or self._budget.is_spent:
                 self._stop()
             if not self._stopping:
                 try:
@@ -192,9 +194,11 @@ class Driver:
         return isinstance(job, TrainJob) and read_step(paths.step(job.ref)) > newest_step(paths.checkpoints(job.ref))
 
     def _move_off_leaving_machines(self) -> None:
-        """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
-        for member in self._cluster.leaving() & self._busy.keys() - self._moving:
-            _log.warning("%s: its node is leaving or left out; it saves a checkpoint and resumes elsewhere", member)
+        """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
+        leaving = dict.fromkeys(self._budget.yielding, "others can still end within budget.hours")
+        leaving |= dict.fromkeys(self._cluster.leaving(), "its node is leaving or left out")
+        for member in leaving.keys() & self._busy.keys() - self._moving:
+            _log.warning("%s: %s; it saves a checkpoint and resumes on another slot", member, leaving[member])
             self._moving.add(member)
             self._cluster.stop(member)
 
@@ -210,8 +214,11 @@ class Driver:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
         predicted = {work.plan.last_stages[member] for member in self._predicted}
-        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots, predicted=predicted):
-            chosen[stage.ref.member] = TrainJob(stage.ref)
+        slots, jobs = self._cluster.num_slots, [*self._busy.values(), *chosen.values()]
+        for plan in self._budget.in_order(self._trainable(), self._done, predicted, jobs, slots):
+            for stage in ready(plan, self._done, running, slots, predicted=predicted):
+                chosen[stage.ref.member] = TrainJob(stage.ref)
+                running.add(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
             self._cluster.release(member)

@@ -91,12 +91,16 @@ class StageStatus(Course):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used."""
+    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used.
+
+    `budget_left_s` is what a running launch has left of its `budget.hours`.
+    """
 
     name: str
     state: State
     stages: tuple[StageStatus, ...]
     left_out: tuple[str, ...] = ()
+    budget_left_s: float | None = None
 
     @property
     def num_done(self) -> int:
@@ -225,7 +229,8 @@ def run_line(status: RunStatus) -> str:
     """Returns a line like `digits-1a2b3c4d: running, 42%, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
     parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
     parts.append(f"{status.num_done} of {len(status.stages)} stages done")
-    return ", ".join((*parts, *pace(status)))
+    budget = () if status.budget_left_s is None else (f"budget: {duration(status.budget_left_s)} left",)
+    return ", ".join((*parts, *pace(status), *budget))
 
 
 def pace(status: RunStatus) -> tuple[str, ...]:

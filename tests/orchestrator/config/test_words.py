@@ -25,6 +25,8 @@ GIVEN = [
     ("trainer.max_epochs=5", "schedule.epochs=5"),
     ("learning_rate=0.1", "optimizer.lr=0.1"),
     ("batch_size=64", "optimizer.batch_size=64"),
+    ("walltime=8", "budget.hours=8"),
+    ("budget.time_limit=0.5", "budget.hours=0.5"),
     ("gpus=1", "cluster.gpus_per_member=1"),
     ("cluster.gpus=1", "cluster.gpus_per_member=1"),
     ("num_workers=4", "cluster.cpus_per_member=4"),

@@ -1,6 +1,7 @@
 """How a run stands, read from files that a driver and its workers leave."""
 
 import json
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,7 +11,7 @@ from orchestrator.cluster.interface import Where
 from orchestrator.plan.model import PredictJob, TrainJob
 from orchestrator.run import status_reader
 from orchestrator.run.holder import lock
-from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State
+from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State, read_ledger
 from orchestrator.run.metrics import Point
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import write_record
@@ -245,3 +246,15 @@ def test_reader_sees_each_change_and_reads_a_stage_again_only_when_something_cha
     run.run_json.unlink()
     with pytest.raises(DataError, match="run directory"):
         reader.read()
+
+
+def test_status_of_a_running_launch_says_how_much_of_its_budget_is_left(run):
+    ends = time.time() + 3 * 3600 + 610
+    Ledger(run.ledger, budget_ends=ends).set_state(State.running)
+    with lock(run):
+        found = read_status(run)
+    assert found.budget_left_s == pytest.approx(ends - time.time(), abs=5)
+    assert status_lines(found)[0].endswith(", budget: 3 h 10 min left")
+    assert status_json(found)["budget_left_s"] == found.budget_left_s
+    assert read_status(run).budget_left_s is None, "its driver is gone"
+    assert read_ledger(run.ledger).budget_ends == ends
