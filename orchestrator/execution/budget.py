@@ -44,7 +44,7 @@ class Budget:
     def __init__(self, work: Work, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._work, self._ledger, self._clock = work, ledger, clock
         self._ends, self._limit_s = ledger.contents.budget_ends, (work.hours or 0.0) * 3600
-        self._decided, self._first = -inf, frozenset[str]()
+        self._decided, self._first, self._needed = -inf, frozenset[str](), frozenset[StageRef]()
         self.yielding = frozenset[str]()
 
     @property
@@ -75,15 +75,11 @@ class Budget:
         if self._clock() - self._decided >= min(_DECIDE_EVERY_S, self._limit_s / 100):
             seconds, self._decided = self._seconds(plan, done, predicted), self._clock()
             self._first = choose_first(self._work.plan, seconds, self._left_s, num_slots, running, self._first)
-        if not self._first:
-            return (plan,)
-        needed = needed_by(self._work.plan, self._first)
-        first, kept = replace(plan, stages=tuple(one for one in plan.stages if one.ref in needed)), running & needed
-        num_free = num_slots - len(running)
-        num_waiting = len(ready(first, done, kept, num_slots, predicted=predicted))
-        others = sorted(ref.member for ref in running - kept if ref not in done)
-        others.sort(key=lambda member: member not in self.yielding)
-        self.yielding = frozenset(others[: max(0, num_waiting - num_free)])
+            self._needed = needed_by(self._work.plan, self._first)
+        first = replace(plan, stages=tuple(one for one in plan.stages if one.ref in self._needed))
+        waiting = ready(first, done, running & self._needed, num_slots, predicted=predicted)
+        others = sorted(ref.member for ref in running - self._needed if ref not in done)
+        self.yielding = frozenset(others[: max(0, len(waiting) - (num_slots - len(running)))])
         return (first, plan)
 
     def _seconds(

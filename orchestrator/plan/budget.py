@@ -30,9 +30,9 @@ def predicting_s(plan: Plan, ref: StageRef, stage_s: float, crops: Crops) -> flo
     return stage_s * num_images * _VIEWS[crops] / (2 * stage.num_images * stage.recipe.schedule.epochs)
 
 
-def needed_by(plan: Plan, members: Collection[str]) -> set[StageRef]:
+def needed_by(plan: Plan, members: Collection[str]) -> frozenset[StageRef]:
     """Returns the stages of `members`, and those that have to be done before."""
-    return {job.ref for member in members for job in plan.requires(plan.last_stage(member))}
+    return frozenset(job.ref for member in members for job in plan.requires(plan.last_stage(member)))
 
 
 def choose_first(
@@ -69,7 +69,8 @@ def choose_first(
         return sum(left(members).values()) > num_slots * limit_s or num_ending(members) < num
 
     most = shortest[: bisect_left(range(1, len(shortest) + 1), True, key=fail)]
-    return max((every.intersection(before), every, frozenset(most)), key=num_ending)
+    best = max((every.intersection(before), every, frozenset(most)), key=num_ending)
+    return best if num_ending(best) else every
 
 
 def simulate(

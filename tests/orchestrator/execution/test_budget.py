@@ -3,13 +3,14 @@
 import itertools
 from dataclasses import replace
 
+import psutil
 import pytest
 from driver_run import SEVEN, Run
 from fake_stages import make_plan, make_stage, plan_of
 from redone import redone_updates
 
 from orchestrator.execution import driver as driver_module
-from orchestrator.execution.budget import Budget
+from orchestrator.execution.budget import Budget, ends_at
 from orchestrator.plan.model import Rung, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Ledger, State
 
@@ -73,3 +74,29 @@ def test_budget_leaves_the_points_of_a_halved_sweep_in_their_order(tmp_path, in_
         budget = Budget(replace(run.work(), plan=plan), ledger, run.clock)
         assert len(budget.in_order(plan, (), (), [TrainJob(plan.stages[0].ref)], 1)) == num_parts
         assert budget.yielding == ({"a"} if num_parts == 2 else set())
+
+
+def test_nobody_yields_once_no_other_can_end(tmp_path, in_time):
+    run = in_time(Run(tmp_path, make_plan(make_stage("a/train", images=1000), make_stage("b/train", images=10))))
+    job = TrainJob(run.plan.stages[0].ref)
+    ledger = Ledger(run.paths.ledger, budget_ends=run.clock() + 100)
+    ledger.begin(job, started=run.clock() - 60, resumed_from=0)
+    ledger.reach(job, 1)
+    now = run.clock()
+    budget = Budget(run.work(), ledger, lambda: now)
+    budget.in_order(run.plan, (), (), [job], 1)
+    assert budget.yielding == {"a"}
+    now += 89
+    assert budget.in_order(run.plan, (), (), [job], 1) == (run.plan, run.plan)
+    assert budget.yielding == set()
+
+
+def test_budget_counts_from_the_start_of_the_process():
+    assert ends_at(None) is None
+    assert ends_at(2.0) == pytest.approx(psutil.Process().create_time() + 7200)
+
+
+def test_without_a_budget_nothing_ends_and_nothing_goes_first(tmp_path):
+    run = Run(tmp_path, plan_of(SEVEN))
+    budget = Budget(run.work(), Ledger(run.paths.ledger), run.clock)
+    assert not budget.is_spent and budget.in_order(run.plan, (), (), (), 2) == (run.plan,)
