@@ -127,7 +127,7 @@ class Run:
     def driver(self) -> Driver:
         """That of the next launch."""
         ends = None if self.hours is None else self.clock() + self.hours * 3600
-        ledger = Ledger(self.paths.ledger, budget_ends=ends)
+        ledger = Ledger(self.paths.ledger, self.clock, ends)
         return Driver(self.work(), ledger, self.tracker, self.book, self.clock)
 
     def work(self) -> Work:
