@@ -91,6 +91,18 @@ def test_nobody_yields_once_no_other_can_end(tmp_path, in_time):
     assert budget.yielding == set()
 
 
+def test_stage_that_waits_for_a_decision_takes_no_slot(tmp_path, in_time):
+    run = in_time(Run(tmp_path, make_plan(make_stage("a/train", images=1000), make_stage("b/train", images=10))))
+    job = TrainJob(run.plan.stages[0].ref)
+    ledger = Ledger(run.paths.ledger, budget_ends=run.clock() + 100)
+    ledger.begin(job, started=run.clock() - 60, resumed_from=0)
+    ledger.reach(job, 1)
+    budget = Budget(run.work(), ledger, run.clock)
+    trainable = replace(run.plan, stages=run.plan.stages[:1])
+    assert budget.in_order(trainable, (), (), [job], 1) == (trainable, trainable)
+    assert budget.yielding == set()
+
+
 def test_budget_counts_from_the_start_of_the_process():
     assert ends_at(None) is None
     assert ends_at(2.0) == pytest.approx(psutil.Process().create_time() + 7200)

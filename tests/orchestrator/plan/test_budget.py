@@ -11,6 +11,7 @@ from orchestrator.config.composition import compose
 from orchestrator.plan.budget import budget_line, choose_first, needed_by, simulate, usable_s
 from orchestrator.plan.report import make_report
 from orchestrator.plan.schedule import estimate, ready
+from workers.settings import Distil, Fold
 from workers.settings.training import Crops
 
 
@@ -75,6 +76,17 @@ def test_member_that_others_go_before_keeps_its_place_while_nothing_is_gained():
     plan = make_plan(*(make_stage(f"m{number}/train", images=5) for number in range(3)))
     seconds = {stage.ref: 5.0 for stage in plan.stages}
     assert choose_first(plan, seconds, 10, 1, before={"m2", "m1"}) == {"m1", "m2"}
+
+
+def test_student_that_goes_first_brings_its_teachers():
+    teachers = [make_stage(f"base-f{number}/train", images=10, fold=Fold(2, number)) for number in range(2)]
+    student = make_stage("student/train", images=5, distil=Distil(0.5))
+    plan = make_plan(replace(student, teachers=tuple(one.ref for one in teachers)), *teachers)
+    plan = replace(plan, stages=(*teachers, plan.stages[0]))
+    seconds = {stage.ref: float(stage.num_images) for stage in plan.stages}
+    assert needed_by(plan, ["student"]) == seconds.keys()
+    assert choose_first(plan, seconds, 25, 1) == set(plan.members)
+    assert simulate(plan, seconds, 3)[student.ref] == 15, "it waits, whatever is free"
 
 
 @settings(max_examples=60, deadline=None)
