@@ -4,7 +4,7 @@ The time that a stage takes follows from its rate in this launch; of one that ha
 rate of a stage with the same net, else of all. Before there is a rate, nothing is decided.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from math import inf
 from statistics import median
@@ -13,7 +13,6 @@ import psutil
 
 from orchestrator.execution.jobs import Work
 from orchestrator.plan import (
-    Job,
     Plan,
     StageRef,
     TrainJob,
@@ -28,6 +27,7 @@ from orchestrator.run import Ledger
 
 # A rate includes its stage's start, which takes some seconds, so it is believed after this time.
 _RATED_S, _DECIDE_EVERY_S = 60.0, 30.0
+Refs = Collection[StageRef]
 
 
 def ends_at(hours: float | None) -> float | None:
@@ -58,12 +58,7 @@ class Budget:
         return self._left_s <= 0
 
     def in_order(
-        self,
-        plan: Plan,
-        done: Collection[StageRef],
-        predicted: Collection[StageRef],
-        busy: Iterable[Job],
-        num_slots: int,
+        self, plan: Plan, done: Refs, predicted: Refs, running: frozenset[StageRef], num_slots: int
     ) -> tuple[Plan, ...]:
         """Returns the part of `plan` whose stages start first, then all of it, and sets `yielding`.
 
@@ -71,7 +66,6 @@ class Budget:
         """
         if self._ends is None or plan.rungs:
             return (plan,)
-        running = {job.ref for job in busy}
         if self._clock() - self._decided >= min(_DECIDE_EVERY_S, self._limit_s / 100):
             seconds, self._decided = self._seconds(plan, done, predicted), self._clock()
             self._first = choose_first(self._work.plan, seconds, self._left_s, num_slots, running, self._first)
@@ -82,9 +76,7 @@ class Budget:
         self.yielding = frozenset(others[: max(0, len(waiting) - (num_slots - len(running)))])
         return (first, plan)
 
-    def _seconds(
-        self, plan: Plan, done: Collection[StageRef], predicted: Collection[StageRef]
-    ) -> dict[StageRef, float]:
+    def _seconds(self, plan: Plan, done: Refs, predicted: Refs) -> dict[StageRef, float]:
         """Returns what is left of each stage of `plan`, its member's predictions included; nothing without a rate."""
         rates, costs, found = self._rates(), multiply_adds(plan), {}
         for stage in plan.stages if rates else ():

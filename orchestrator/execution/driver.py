@@ -214,8 +214,8 @@ class Driver:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
         predicted = {work.plan.last_stages[member] for member in self._predicted}
-        slots, jobs = self._cluster.num_slots, [*self._busy.values(), *chosen.values()]
-        for plan in self._budget.in_order(self._trainable(), self._done, predicted, jobs, slots):
+        slots = self._cluster.num_slots
+        for plan in self._budget.in_order(self._trainable(), self._done, predicted, frozenset(running), slots):
             for stage in ready(plan, self._done, running, slots, predicted=predicted):
                 chosen[stage.ref.member] = TrainJob(stage.ref)
                 running.add(stage.ref)

@@ -45,13 +45,8 @@ def choose_first(
 ) -> frozenset[str]:
     """Returns the members that go before others: all, unless more members end within `limit_s` if some wait.
 
-    Args:
-        plan: all stages, also those that are not to train.
-        seconds: those that are left of each stage that may train, a last stage's predictions included.
-        limit_s: the time for it.
-        num_slots: members that fit at once.
-        running: stages that hold a slot.
-        before: the members that go first now; unless others gain something, they still do.
+    `seconds` are those that are left of each stage that may train, a last stage's predictions included. Members that
+    went first `before` still do, unless others gain something. Stages that are `running` hold a slot.
     """
     needs = {name: needed_by(plan, [name]) & seconds.keys() for name, ref in plan.last_stages.items() if ref in seconds}
 

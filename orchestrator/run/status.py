@@ -107,6 +107,11 @@ class RunStatus:
         return sum(stage.state in _OVER for stage in self.stages)
 
     @property
+    def budget(self) -> tuple[str, ...]:
+        """Words on `budget_left_s`, if it is known."""
+        return () if self.budget_left_s is None else (f"budget: {duration(self.budget_left_s)} left",)
+
+    @property
     def images_per_second(self) -> float:
         """Returns the rate of all running stages together."""
         return sum(stage.images_per_second or 0.0 for stage in self.stages if stage.state is State.running)
@@ -229,8 +234,7 @@ def run_line(status: RunStatus) -> str:
     """Returns a line like `digits-1a2b3c4d: running, 42%, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
     parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
     parts.append(f"{status.num_done} of {len(status.stages)} stages done")
-    budget = () if status.budget_left_s is None else (f"budget: {duration(status.budget_left_s)} left",)
-    return ", ".join((*parts, *pace(status), *budget))
+    return ", ".join((*parts, *pace(status), *status.budget))
 
 
 def pace(status: RunStatus) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def test_budget_leaves_the_points_of_a_halved_sweep_in_their_order(tmp_path, in_
     for rungs, num_parts in (((), 2), ((Rung(3, 1),), 1)):
         plan = replace(run.plan, rungs=rungs)
         budget = Budget(replace(run.work(), plan=plan), ledger, run.clock)
-        assert len(budget.in_order(plan, (), (), [TrainJob(plan.stages[0].ref)], 1)) == num_parts
+        assert len(budget.in_order(plan, (), (), {plan.stages[0].ref}, 1)) == num_parts
         assert budget.yielding == ({"a"} if num_parts == 2 else set())
 
 
@@ -84,10 +84,10 @@ def test_nobody_yields_once_no_other_can_end(tmp_path, in_time):
     ledger.reach(job, 1)
     now = run.clock()
     budget = Budget(run.work(), ledger, lambda: now)
-    budget.in_order(run.plan, (), (), [job], 1)
+    budget.in_order(run.plan, (), (), {job.ref}, 1)
     assert budget.yielding == {"a"}
     now += 89
-    assert budget.in_order(run.plan, (), (), [job], 1) == (run.plan, run.plan)
+    assert budget.in_order(run.plan, (), (), {job.ref}, 1) == (run.plan, run.plan)
     assert budget.yielding == set()
 
 
@@ -99,7 +99,7 @@ def test_stage_that_waits_for_a_decision_takes_no_slot(tmp_path, in_time):
     ledger.reach(job, 1)
     budget = Budget(run.work(), ledger, run.clock)
     trainable = replace(run.plan, stages=run.plan.stages[:1])
-    assert budget.in_order(trainable, (), (), [job], 1) == (trainable, trainable)
+    assert budget.in_order(trainable, (), (), {job.ref}, 1) == (trainable, trainable)
     assert budget.yielding == set()
 
 
@@ -111,4 +111,4 @@ def test_budget_counts_from_the_start_of_the_process():
 def test_without_a_budget_nothing_ends_and_nothing_goes_first(tmp_path):
     run = Run(tmp_path, plan_of(SEVEN))
     budget = Budget(run.work(), Ledger(run.paths.ledger), run.clock)
-    assert not budget.is_spent and budget.in_order(run.plan, (), (), (), 2) == (run.plan,)
+    assert not budget.is_spent and budget.in_order(run.plan, (), (), frozenset(), 2) == (run.plan,)
