@@ -20,7 +20,7 @@ from orchestrator.combine import (
 )
 from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
-from orchestrator.execution import Driver, Interrupts, Work, obeying
+from orchestrator.execution import Driver, Interrupts, OutOfTime, Work, ends_at, obeying
 from orchestrator.folding import find_folds
 from orchestrator.inputs import hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
@@ -46,7 +46,7 @@ from orchestrator.run import (
     require_same_folds,
     versions,
 )
-from orchestrator.text import redact, without_secrets
+from orchestrator.text import counted, redact, without_secrets
 from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
 from workers.data.export import export
 from workers.data.store import Store, require_space
@@ -66,18 +66,23 @@ class LaunchResult:
 
 
 class Incomplete(MemberFailed):
-    """Is raised if members failed for good and the configuration allowed a submission of the others."""
+    """Is raised if members are missing and the configuration allowed a submission of the others."""
 
     def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
         # A student that is finished is in no submission, and nothing of it is missing.
         missing = [one for one in done.results.missing if one.why != STUDENT]
         num_all = len(plan.members) - (len(done.results.missing) - len(missing))
         named = ", ".join(f"{one.member} ({one.why})" if one.why == LEFT_OUT else one.member for one in missing)
+        retry = "" if isinstance(failure, OutOfTime) else ": run it again to retry those that failed"
         super().__init__(
-            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without {named}: "
-            "run it again to retry those that failed"
+            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without "
+            f"{named}{retry}"
         )
         self.done = done
+
+
+class IncompleteInTime(Incomplete, OutOfTime):
+    """Is raised if the budget was spent before all members were there, and those that are make a submission."""
 
 
 def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, trust_code: bool = False) -> LaunchResult:
@@ -138,7 +143,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             config = _placed(config, plan, run, display)
             with _tracked(config, plan, run, stores) as tracker:
                 run.commit()
-                ledger = Ledger(run.paths.ledger)
+                ledger = Ledger(run.paths.ledger, budget_ends=ends_at(config.budget.hours))
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     needs = _needs(config, plan, run.paths, stores, run.record)
@@ -146,7 +151,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                     results = _results(config, plan, run, failure)
                     _publish(results, run.paths, plan.trained, tracker)
                     if failure is not None:
-                        raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))
+                        kind = IncompleteInTime if isinstance(failure, OutOfTime) else Incomplete
+                        raise kind(failure, plan, LaunchResult(run.paths.root, results))
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
@@ -196,7 +202,7 @@ def _train(
     display: Display,
     needs: cluster.Needs,
 ) -> SeptetError | None:
-    """Runs all jobs that are not done; returns the failure of members that the submission can do without.
+    """Runs all jobs that are not done; returns why members are not there that the submission can do without.
 
     A cluster is opened only if there is work.
     """
@@ -213,8 +219,9 @@ def _train(
     with cluster.open_cluster(config.cluster, needs) as actors, interrupts.deferred():
         actors.warm_up(len(plan.trained), run.record.numerics.threads, run.record.code_digest)
         try:
-            driver.run(actors, lambda: interrupts.requested, show)
-        except (MemberFailed, DataError, CheckFailed) as error:
+            if not driver.run(actors, lambda: interrupts.requested, show) and not interrupts.requested:
+                raise _out_of_time(config, plan, run)
+        except (MemberFailed, DataError, CheckFailed, OutOfTime) as error:
             _require_enough(error, config, plan, run)
             failure = error
     if interrupts.requested:
@@ -244,6 +251,15 @@ def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: Opene
             f"{failure}; no submission: {num_present} of {len(plan.members)} members have predictions, "
             f"submission.min_members={wanted}"
         ) from failure
+
+
+def _out_of_time(config: Config, plan: Plan, run: OpenedRun) -> OutOfTime:
+    num_all = len(plan.members)
+    num_finished = num_all - len(find_missing(run.paths, plan, read_run_data(run.paths.data)))
+    return OutOfTime(
+        f"stopped because budget.hours={config.budget.hours:g} is spent: {num_finished} of "
+        f"{counted(num_all, 'member')} are finished; run the same command again to resume from the last checkpoints"
+    )
 
 
 def _choose_numerics(
@@ -304,6 +320,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         metric=config.metric,
         without=config.combine.without,
         code=run.record.code_digest,
+        hours=config.budget.hours,
     )
 
 

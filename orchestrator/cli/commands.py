@@ -104,8 +104,11 @@ def plan(request: Request, streams: Streams) -> int:
         streams.progress(line)
     # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
-    costs, keep = augmentation_line(planned, rates, placed.numerics) if rates else "", config.predict.checkpoint
-    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs, keep)
+    costs = augmentation_line(planned, rates, placed.numerics) if rates else ""
+    kept, hours = config.predict, config.budget.hours
+    report = make_report(
+        planned, placed.cluster, max(1, slots), rates, placed.line, costs, kept.checkpoint, hours, kept.crops
+    )
     lines = affected_by_labels(config, surveys, files, planned)
     document = report.to_json() | {"affected": lines} if request.json else None
     streams.answer(document, [report.to_text().rstrip("\n"), *lines])

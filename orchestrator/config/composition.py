@@ -250,6 +250,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         admit=root.ensemble.admit,
         folds=folds,
         runs=_runs_of_jobs(store) if _is_ray_job() else Path("runs"),
+        budget=root.budget,
         yaml=_kept_text(composed),
         notes=tuple(notes),
     )

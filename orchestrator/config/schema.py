@@ -191,6 +191,16 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """Limits a launch: before it is `hours` old, it checkpoints and stops; None means never."""
+
+    hours: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.hours is None or self.hours > 0, f"hours={self.hours}: give hours, more than 0, or null")
+
+
+@dataclass(frozen=True)
 class StageLayer(Recipe):
     """Holds what a person writes about a stage: its recipe, and `epochs` as a short form of `schedule.epochs`."""
 
@@ -278,6 +288,7 @@ class RootLayer(TrainingSettings):
     sweep_rungs: int = 2
     sweep_eta: int = 3
     folds: FoldsConfig = FoldsConfig()
+    budget: BudgetConfig = BudgetConfig()
 
     def __post_init__(self) -> None:
         halves = self.sweep_stop is SweepStop.halving
@@ -353,6 +364,7 @@ class Config:
     admit: AdmitConfig = AdmitConfig()
     folds: FoldsConfig | None = None
     runs: Path = Path("runs")
+    budget: BudgetConfig = BudgetConfig()
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)

@@ -1,5 +1,6 @@
 """Maps the words of other programs to what does the same here. Pure."""
 
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any
@@ -81,12 +82,16 @@ _ADVICE = {
     "relabel label_issues corrected_labels clean_labels noisy_labels": (
         "datasets.target.relabel={value}, a csv file with the columns id and correct"
     ),
+    "hours max_hours time_limit time_budget max_time walltime wall_time": "budget.hours={value}",
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}
 # Settings in which members may differ.
 _SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation", "loss", "averaging")
 _SCALARS = (bool, int, float, str)
+# A time with its unit, as in 8h or 30min, or as queues write it: 08:00:00.
+_TIMED = re.compile(r"(\d+(?:\.\d+)?) ?([dhms])[a-z]*|(\d+):(\d\d)(?::(\d\d))?", re.IGNORECASE)
+_HOURS = {"d": 24, "h": 1, "m": 1 / 60, "s": 1 / 3600, "0": 0}
 _ABOUT_DATASETS = ("dataset", "datasets", "data", "target")
 
 
@@ -99,6 +104,10 @@ def check_word(key: str, text: str, value: object) -> None:
         value: its value as parsed; a list for a setting that takes one value is a sweep elsewhere.
     """
     wanted = _type_of(key)
+    if key == "budget.hours" and (timed := _TIMED.fullmatch(str(value))):
+        number, unit, *clock = timed.groups("0")
+        parts = (float(number) * _HOURS[unit.lower()], *(int(part) / 60**n for n, part in enumerate(clock)))
+        raise ConfigError(f"{key}={text}: give a number of hours, as in {key}={sum(parts):.4g}")
     if wanted is None and not isinstance(value, dict):
         *parents, word = key.split(".")
         advice = _BY_WORD.get(word)

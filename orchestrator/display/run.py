@@ -184,7 +184,8 @@ def trend(errors: list[float], num_points: int = _TREND_POINTS) -> str:
 
 def _overall(status: RunStatus, width: int) -> RenderableType:
     state = () if status.state is State.running else (str(status.state),)
-    said = " · ".join((f"{status.share:.0%}", f"{status.num_done}/{len(status.stages)} stages", *state, *pace(status)))
+    num_done = f"{status.num_done}/{len(status.stages)} stages"
+    said = " · ".join((f"{status.share:.0%}", num_done, *state, *pace(status), *status.budget))
     bar_width = max(8, min(40, width - len(status.name) - len(said) - 3))
     line = Table.grid(padding=(0, 1))
     line.add_column(no_wrap=True)

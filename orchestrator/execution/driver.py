@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
 from orchestrator.execution.admission import Admission
+from orchestrator.execution.budget import Budget
 from orchestrator.execution.following import AT_CHANCE_TAG, Following
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
@@ -66,6 +67,7 @@ class Driver:
         self._wait = MachineWait(work.wait_s, monotonic)
         self._moving: set[str] = set()
         self._nodes = NodeWatch(ledger, tracker)
+        self._budget = Budget(work, ledger, clock)
         self._cluster: RayCluster
 
     def take_stock(self) -> bool:
@@ -120,7 +122,7 @@ class Driver:
         return {last[member] for member in last.keys() - self._predicted} <= self._ended
 
     def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
-        """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
+        """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested or in the budget.
 
         Args:
             cluster: runs the members; all its actors are ended at the end.
@@ -139,7 +141,7 @@ class Driver:
         """
         self._cluster, no_node = cluster, None
         while True:
-            if stop_requested():
+            if stop_requested() or self._budget.is_spent:
                 self._stop()
             if not self._stopping:
                 try:
@@ -201,9 +203,11 @@ class Driver:
         return isinstance(job, TrainJob) and read_step(paths.step(job.ref)) > newest_step(paths.checkpoints(job.ref))
 
     def _move_off_leaving_machines(self) -> None:
-        """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
-        for member in self._cluster.leaving() & self._busy.keys() - self._moving:
-            _log.warning("%s: its node is leaving or left out; it saves a checkpoint and resumes elsewhere", member)
+        """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
+        leaving = dict.fromkeys(self._budget.yielding, "others can still end within budget.hours")
+        leaving |= dict.fromkeys(self._cluster.leaving(), "its node is leaving or left out")
+        for member in leaving.keys() & self._busy.keys() - self._moving:
+            _log.warning("%s: %s; it saves a checkpoint and resumes on another slot", member, leaving[member])
             self._moving.add(member)
             self._cluster.stop(member)
 
@@ -219,18 +223,19 @@ class Driver:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
         predicted = {work.plan.last_stages[member] for member in self._predicted}
-        # An autoscaler is asked for machines for all that could start.
-        most, free = self._cluster.num_slots, self._cluster.num_slots - len(running)
-        slots = sys.maxsize if self._cluster.grows else most
-        found = ready(self._trainable(), self._done, running, slots, predicted=predicted)
-        for stage in found[: max(0, free)]:
-            chosen[stage.ref.member] = TrainJob(stage.ref)
+        slots, trainable = self._cluster.num_slots, self._trainable()
+        for plan in self._budget.in_order(trainable, self._done, predicted, frozenset(running), slots):
+            for stage in ready(plan, self._done, running, slots, predicted=predicted):
+                chosen[stage.ref.member] = TrainJob(stage.ref)
+                running.add(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
             self._cluster.release(member)
         for job in chosen.values():
             self._start(job)
-        self._cluster.end_idle(len(found[max(0, free) :]))
+        # An autoscaler is asked for machines for all that could start.
+        grows = self._cluster.grows
+        self._cluster.end_idle(len(ready(trainable, self._done, running, sys.maxsize, predicted=predicted)) if grows else 0)
 
     def _decide(self) -> None:
         for ref in (*self._halving.decide(), *self._admission.decide(self._predicted)):

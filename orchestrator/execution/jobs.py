@@ -21,7 +21,7 @@ class Work:
     `stores` are the prepared datasets by name, `target_digest` is the digest of the target's store. Members predict
     `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
     By `admit` and `metric` members are ended, but for those in `without`, which no ensemble has. Workers must have the
-    `code` of that digest.
+    `code` of that digest. `hours` are the launch's budget.
     """
 
     paths: RunPaths
@@ -42,6 +42,7 @@ class Work:
     without: tuple[str, ...] = ()
     code: str = ""
     wait_s: float | None = None
+    hours: float | None = None
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`.

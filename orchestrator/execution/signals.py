@@ -32,6 +32,10 @@ class Terminated(Stopped):
     exit_code = 143
 
 
+class OutOfTime(Terminated):
+    """Is raised after the end of `budget.hours`, of which SIGTERM would have been the end."""
+
+
 class HungUp(Stopped):
     """Is raised after SIGHUP: the terminal was closed."""
 

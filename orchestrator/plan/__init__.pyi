@@ -1,4 +1,10 @@
 from .admission import recipes as recipes
+from .budget import (
+    choose_first as choose_first,
+    needed_by as needed_by,
+    predicting_s as predicting_s,
+    usable_s as usable_s,
+)
 from .build import make_plan as make_plan, used_datasets as used_datasets
 from .checks import remarks as remarks
 from .diff import ChangeKind as ChangeKind, affected as affected, compare as compare

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ClusterConfig
+from orchestrator.plan.budget import budget_line
 from orchestrator.plan.checks import remarks
 from orchestrator.plan.halving import estimate_halved, rungs_in_words
 from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
 from orchestrator.text import counted, duration, size, table
 from workers.models import outline
-from workers.settings import HELD_OUT, Keep, KeptCheckpoint, StoreFormat, stored_image_bytes
+from workers.settings import HELD_OUT, Crops, Keep, KeptCheckpoint, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _NUMBER_BYTES = 4  # float32
@@ -56,7 +57,7 @@ class PlanReport:
     """Holds a plan with its costs; `time` is None if no rate was measured, an upper bound for a sweep that is halved.
 
     `placement` gives the reason for the members' threads and precision, `augmentation` what that costs. Stages that
-    may end early count as if they ran to their last epoch.
+    may end early count as if they ran to their last epoch. `budget` is a line on what ends within `budget.hours`.
     """
 
     plan: Plan
@@ -67,6 +68,7 @@ class PlanReport:
     num_slots: int
     placement: str = ""
     augmentation: str = ""
+    budget: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the document of `septet plan --json`."""
@@ -82,6 +84,7 @@ class PlanReport:
             "gpus_per_member": self.cluster.gpus_per_member,
             "placement": self.placement,
             "augmentation": self.augmentation,
+            "budget": self.budget,
             "warnings": remarks(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
             "rungs": plain(self.plan.rungs),
@@ -108,6 +111,7 @@ class PlanReport:
             lines.append(f"sweep_stop={rungs_in_words(plan)}")
         early = any(stage.may_end_early for stage in plan.stages)
         lines.append(_time_line(self.time, early=early, halved=bool(plan.rungs)))
+        lines += [self.budget] if self.budget else []
         disk = self.disk
         lines.append(
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
@@ -136,6 +140,8 @@ def make_report(
     placement: str = "",
     augmentation: str = "",
     keep: KeptCheckpoint = KeptCheckpoint.last,
+    hours: float | None = None,
+    crops: Crops = Crops.ten,
 ) -> PlanReport:
     """Estimates the cost of a plan.
 
@@ -147,12 +153,15 @@ def make_report(
         placement: one line with the reason for the placement.
         augmentation: one line with the cost of changing images.
         keep: what predicts.
+        hours: the budget of a launch, or None.
+        crops: what members predict from.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
     time = estimate_halved(plan, seconds, num_slots) if len(seconds) == len(stages) else None
     disk = disk_estimate(plan, keep)
-    return PlanReport(plan, stages, disk, time, cluster, num_slots, placement, augmentation)
+    budget = "" if hours is None else budget_line(plan, seconds, hours, num_slots, crops)
+    return PlanReport(plan, stages, disk, time, cluster, num_slots, placement, augmentation, budget)
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:

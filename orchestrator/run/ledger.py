@@ -22,8 +22,8 @@ from workers.storage import parse_json, storage_errors, write_json_lines
 # The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it continues or is
 # `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
 State = StrEnum("State", "waiting running done failed stopped interrupted paused ended")
-# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, `paused`: at a rung,
-# `refused`: its node cannot run members.
+# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, or its slot went to a
+# member that can still end within the budget, `paused`: at a rung, `refused`: its node cannot run members.
 AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted paused refused")
 # A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
@@ -116,7 +116,8 @@ class Decision:
 class Contents:
     """The content of ledger.json: training by `member/stage`, predictions by member, decisions of `ensemble.admit`.
 
-    `left_out` has a line for each node that the newest launch does not use, by Ray's id of the node.
+    `left_out` has a line for each node that the newest launch does not use, by Ray's id of the node. `budget_ends` is
+    when the newest launch's `budget.hours` are over, in Unix seconds.
     """
 
     state: State = State.waiting
@@ -125,6 +126,7 @@ class Contents:
     predictions: Mapping[str, Entry] = field(default_factory=dict)
     admission: tuple[Decision, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    budget_ends: float | None = None
 
     @property
     def attempts(self) -> tuple[tuple[str, Attempt], ...]:
@@ -156,7 +158,7 @@ class Contents:
 class Ledger:
     """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, budget_ends: float | None = None) -> None:
         """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
         self._path, self._clock = path, clock
         before = read_ledger(path)
@@ -166,6 +168,7 @@ class Ledger:
             stages=_close_interrupted(before.stages),
             predictions=_close_interrupted(before.predictions),
             left_out={},
+            budget_ends=budget_ends,
         )
 
     def entry(self, job: Job) -> Entry:
@@ -315,8 +318,8 @@ def read_ledger(path: Path) -> Contents:
         stages, predictions = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in kinds)
         # Ledgers of earlier releases have no decisions.
         decisions = tuple(map(_decision, value.get("admission", ())))
-        left_out = value.get("left_out", {})
-        return Contents(State(value["state"]), value["launch"], stages, predictions, decisions, left_out)
+        left_out, ends = value.get("left_out", {}), value.get("budget_ends")
+        return Contents(State(value["state"]), value["launch"], stages, predictions, decisions, left_out, ends)
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:

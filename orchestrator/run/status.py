@@ -94,16 +94,25 @@ class StageStatus(Course):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used."""
+    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used.
+
+    `budget_left_s` is what a running launch has left of its `budget.hours`.
+    """
 
     name: str
     state: State
     stages: tuple[StageStatus, ...]
     left_out: tuple[str, ...] = ()
+    budget_left_s: float | None = None
 
     @property
     def num_done(self) -> int:
         return sum(stage.state in _OVER for stage in self.stages)
+
+    @property
+    def budget(self) -> tuple[str, ...]:
+        """Words on `budget_left_s`, if it is known."""
+        return () if self.budget_left_s is None else (f"budget: {duration(self.budget_left_s)} left",)
 
     @property
     def images_per_second(self) -> float:
@@ -230,7 +239,7 @@ def run_line(status: RunStatus) -> str:
     """Returns a line like `digits-1a2b3c4d: running, 42%, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
     parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
     parts.append(f"{status.num_done} of {len(status.stages)} stages done")
-    return ", ".join((*parts, *pace(status)))
+    return ", ".join((*parts, *pace(status), *status.budget))
 
 
 def pace(status: RunStatus) -> tuple[str, ...]:

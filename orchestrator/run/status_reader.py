@@ -1,5 +1,6 @@
 """Reads the status of a run again and again, and of its files only those that have changed."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,9 @@ class StatusReader:
             is_waiting = status.state is State.waiting
             found.append(replace(status, waits_for=tuple(taught_by)) if taught_by and is_waiting else status)
         state = state_of(ledger.state, locked)
-        return RunStatus(self._paths.root.name, state, tuple(found), tuple(ledger.left_out.values()))
+        ends = ledger.budget_ends if state is State.running else None
+        left_s = None if ends is None else max(0.0, ends - time.time())
+        return RunStatus(self._paths.root.name, state, tuple(found), tuple(ledger.left_out.values()), left_s)
 
     def _read_stage(self, stage: Stage, entry: Entry, predictions: Entry, locked: bool) -> StageStatus:
         paths, plan = self._paths, self._plan

@@ -1,6 +1,7 @@
 """A run directory whose launches train nothing, on threads, and what tests of the driver look at."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ class Run:
     splits: tuple[str, ...] = ("val", "test")
     admit: AdmitConfig = field(default_factory=AdmitConfig)
     without: tuple[str, ...] = ()
+    hours: float | None = None
+    clock: Callable[[], float] = time.time
+    show: Callable[[], None] = lambda: None
 
     @property
     def paths(self) -> RunPaths:
@@ -88,7 +92,7 @@ class Run:
         self.cluster = LocalActors(self.num_slots, self.fakes.duties)
         if driver.take_stock():
             return True
-        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
+        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, self.show)
 
     def fail_once(self, *names: str) -> None:
         """A launch that ends because each of `names` fails once, with no budget for it."""
@@ -122,17 +126,23 @@ class Run:
 
     def driver(self) -> Driver:
         """That of the next launch."""
+        ends = None if self.hours is None else self.clock() + self.hours * 3600
+        ledger = Ledger(self.paths.ledger, self.clock, ends)
+        return Driver(self.work(), ledger, self.tracker, self.book, self.clock)
+
+    def work(self) -> Work:
+        """What it is told."""
         store = self.root / "store"
         atomic.write_text(store / "digest", self.digest)
         keep = KeptCheckpoint.last
         stores = {"target": store}
-        work = Work(
+        return Work(
             *(self.paths, self.plan, stores, self.digest, self.splits, Numerics(), keep, EVERY, self.budgets),
             crops=Crops.centre,
             admit=self.admit,
             without=self.without,
+            hours=self.hours,
         )
-        return Driver(work, Ledger(self.paths.ledger), self.tracker, self.book)
 
     def outcomes(self, ref: str) -> list[AttemptEnd | None]:
         member, _, work = ref.partition("/")

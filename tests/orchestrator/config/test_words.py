@@ -25,6 +25,8 @@ GIVEN = [
     ("trainer.max_epochs=5", "schedule.epochs=5"),
     ("learning_rate=0.1", "optimizer.lr=0.1"),
     ("batch_size=64", "optimizer.batch_size=64"),
+    ("walltime=8", "budget.hours=8"),
+    ("budget.time_limit=0.5", "budget.hours=0.5"),
     ("gpus=1", "cluster.gpus_per_member=1"),
     ("cluster.gpus=1", "cluster.gpus_per_member=1"),
     ("num_workers=4", "cluster.cpus_per_member=4"),
@@ -212,3 +214,18 @@ def test_pieces_of_a_shard_are_refused_where_its_images_are_mixed(kind):
         "micro_batch=16: augmentation.mixup and cutmix need whole shards; give optimizer.shards instead"
     )
     compose(["optimizer.shards=8", f"augmentation.{kind}=0.2"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "hours"), [("8h", "8"), ("90min", "1.5"), ("'1 day'", "24"), ("01:30:00", "1.5"), ("00:45", "0.75")]
+)
+def test_time_with_a_unit_is_answered_in_hours(typed, hours):
+    assert told(f"budget.hours={typed}") == (
+        f"budget.hours={typed}: give a number of hours, as in budget.hours={hours}"
+    )
+    assert compose([f"budget.hours={hours}"]).budget.hours == float(hours)
+
+
+@pytest.mark.parametrize("typed", ["0", "-1", "soon", "inf"])
+def test_budget_that_is_no_time_is_refused(typed):
+    assert told(f"budget.hours={typed}").startswith(f"budget.hours={'0.0' if typed == '0' else typed}")

@@ -30,7 +30,9 @@ def run(tmp_path):
     return found
 
 
-def test_student_starts_after_the_predictions_of_all_teachers(run):
+@pytest.mark.parametrize("hours", [None, 1.0])
+def test_student_starts_after_the_predictions_of_all_teachers(run, hours):
+    run.hours = hours
     assert run.launch()
     started = run.fakes.started
     teachers = {f"base1-f{number}/predictions" for number in range(2)}

@@ -1,6 +1,7 @@
 """How a run stands, read from files that a driver and its workers leave."""
 
 import json
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,7 +11,7 @@ from orchestrator.cluster.interface import Where
 from orchestrator.plan.model import PredictJob, TrainJob
 from orchestrator.run import status_reader
 from orchestrator.run.holder import lock
-from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State
+from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State, read_ledger
 from orchestrator.run.metrics import Point
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import write_record
@@ -260,3 +261,13 @@ def test_stage_without_a_machine_waits_for_one_until_it_has_its_place(run):
         ledger.place(_JOBS[0], Where("w", "10.0.0.1", 7, "CPU", "1"))
         first = read_status(run).stages[0]
         assert (first.state, first.waits_for_machine) == (State.running, False)
+def test_status_of_a_running_launch_says_how_much_of_its_budget_is_left(run):
+    ends = time.time() + 3 * 3600 + 610
+    Ledger(run.ledger, budget_ends=ends).set_state(State.running)
+    with lock(run):
+        found = read_status(run)
+    assert found.budget_left_s == pytest.approx(ends - time.time(), abs=5)
+    assert status_lines(found)[0].endswith(", budget: 3 h 10 min left")
+    assert status_json(found)["budget_left_s"] == found.budget_left_s
+    assert read_status(run).budget_left_s is None, "its driver is gone"
+    assert read_ledger(run.ledger).budget_ends == ends
