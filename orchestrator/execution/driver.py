@@ -235,7 +235,9 @@ class Driver:
             self._start(job)
         # An autoscaler is asked for machines for all that could start.
         grows = self._cluster.grows
-        self._cluster.end_idle(len(ready(trainable, self._done, running, sys.maxsize, predicted=predicted)) if grows else 0)
+        self._cluster.end_idle(
+            len(ready(trainable, self._done, running, sys.maxsize, predicted=predicted)) if grows else 0
+        )
 
     def _decide(self) -> None:
         for ref in (*self._halving.decide(), *self._admission.decide(self._predicted)):

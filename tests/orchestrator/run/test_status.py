@@ -261,6 +261,8 @@ def test_stage_without_a_machine_waits_for_one_until_it_has_its_place(run):
         ledger.place(_JOBS[0], Where("w", "10.0.0.1", 7, "CPU", "1"))
         first = read_status(run).stages[0]
         assert (first.state, first.waits_for_machine) == (State.running, False)
+
+
 def test_status_of_a_running_launch_says_how_much_of_its_budget_is_left(run):
     ends = time.time() + 3 * 3600 + 610
     Ledger(run.ledger, budget_ends=ends).set_state(State.running)
