@@ -90,6 +90,7 @@ class StageSpec:
         fold: images that the stage neither trains on nor looks at, or None.
         teachers: what the stage learns from, in the order of their sha256.
         code: the launch's `workers.numerics.code_digest`; a worker of other code refuses. "" for any.
+        width: the workers that compute its shards together.
     """
 
     member: str
@@ -113,6 +114,7 @@ class StageSpec:
     fold: HeldFold | None = None
     teachers: tuple[Teacher, ...] = ()
     code: str = ""
+    width: int = 1
 
     @property
     def taught_by(self) -> list[str]:

@@ -154,8 +154,9 @@ class RayCluster:
             self._idle.append(self._new())
             self._idle[-1].warm_up.remote(num_threads, code)
 
-    def acquire(self, member: str) -> None:
+    def acquire(self, member: str, width: int = 1) -> None:
         """Assigns the member an idle actor, or starts one."""
+        assert width == 1, "several workers a member are not built here"
         self._actors[member] = self._idle.pop() if self._idle else self._new()
 
     def leaving(self) -> frozenset[str]:

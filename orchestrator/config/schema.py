@@ -70,6 +70,7 @@ class ClusterLayer:
 
     `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
     node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs.
+    `workers_per_member` are the fewest and the most workers that compute a member's shards together.
     """
 
     address: str | None = None
@@ -79,6 +80,7 @@ class ClusterLayer:
     max_losses: int = 20
     progress_timeout_s: float = 900.0
     kernels: Kernels = Kernels.auto
+    workers_per_member: tuple[int, ...] = (1, 1)
 
     def __post_init__(self) -> None:
         gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
@@ -90,6 +92,11 @@ class ClusterLayer:
         require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
         unread = f"kernels={self.kernels}: only members on CPUs use them; remove it, or gpus_per_member"
         require(not gpus or self.kernels is Kernels.auto, unread)
+        given = f"workers_per_member=[{','.join(map(str, self.workers_per_member))}]"
+        in_order = len(self.workers_per_member) == 2 and 1 <= self.workers_per_member[0] <= self.workers_per_member[1]
+        require(in_order, f"{given}: give the fewest and the most, as in [1,4]")
+        shares = f"{given}: workers of one member need a whole GPU each; give cluster.gpus_per_member=1"
+        require(self.workers_per_member[-1] == 1 or not 0 < gpus < 1, shares)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
-from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
+from orchestrator.execution.widths import WidthChoice
+from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob
 from orchestrator.run import AttemptEnd, Book, Ledger, State, find_finished
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed, SeptetError, StorageError
@@ -53,7 +54,8 @@ class Driver:
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
-        self._actors: set[str] = set()
+        # The workers of each member that has any.
+        self._actors: dict[str, int] = {}
         self._failed: dict[Job, Failure] = {}
         self._following = Following(work.paths, ledger, tracker)
         self._halving = Halving(work.plan, ledger)
@@ -63,6 +65,7 @@ class Driver:
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._moving: set[str] = set()
         self._nodes = NodeWatch(ledger, tracker)
+        self._widths = WidthChoice(work.plan, work.widths, ledger, clock)
         self._cluster: RayCluster
 
     def take_stock(self) -> bool:
@@ -202,21 +205,34 @@ class Driver:
         """Starts predictions first, since they are short and free their actor; then stages, longest path first."""
         self._decide()
         work, done = self._work, self._done - self._ended
-        chosen: dict[str, Job] = {}
+        chosen: dict[Job, int] = {}
+        running, num_slots, kept_out = (
+            {job: self._actors[job.member] for job in self._busy.values()},
+            self._cluster.num_slots,
+            0,
+        )
         for member in work.plan.trained:
             predict = work.plan.predict_job(member)
             wanted = predict.ref in done and member not in self._predicted | set(self._busy)
-            if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
-                chosen[member] = predict
-        running = {job.ref for job in (*self._busy.values(), *chosen.values())}
+            if wanted and predict not in self._failed:
+                if sum(running.values()) + len(chosen) < num_slots:
+                    chosen[predict] = 1
+                else:
+                    kept_out += 1
         predicted = {work.plan.last_stages[member] for member in self._predicted}
-        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots, predicted=predicted):
-            chosen[stage.ref.member] = TrainJob(stage.ref)
-        for member in sorted(self._actors - set(self._busy) - set(chosen)):
-            self._actors.discard(member)
+        starts, changes = self._widths.starts(
+            self._trainable(), self._done, running | chosen, num_slots, predicted, self._moving, kept_out
+        )
+        chosen |= {TrainJob(ref): width for ref, width in starts.items()}
+        for member in changes:
+            self._moving.add(member)
+            self._cluster.stop(member)
+        kept = {job.member for job, width in chosen.items() if self._actors.get(job.member) == width}
+        for member in sorted(self._actors.keys() - self._busy.keys() - kept):
+            del self._actors[member]
             self._cluster.release(member)
-        for job in chosen.values():
-            self._start(job)
+        for job, width in chosen.items():
+            self._start(job, width)
         self._cluster.end_idle()
 
     def _decide(self) -> None:
@@ -242,14 +258,14 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, width: int) -> None:
         member, paths = job.member, self._work.paths
         if member not in self._actors:
-            self._cluster.acquire(member)
-            self._actors.add(member)
+            self._cluster.acquire(member, width)
+            self._actors[member] = width
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
-        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from)
+        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, width=width)
         # The random part is needed if the ledger was deleted: it counts from 0 again.
         fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
         raise_fence(paths.member(member), fence)
@@ -261,7 +277,8 @@ class Driver:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
                 spec = self._work.stage_spec(self._work.plan.stage(ref), attempt, fence)
-                self._cluster.run_stage(replace(spec, until=self._halving.until(ref) or spec.until))
+                until = self._halving.until(ref) or spec.until
+                self._cluster.run_stage(replace(spec, until=until, width=width))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
@@ -301,7 +318,7 @@ class Driver:
             case Failure() as failure:
                 self._retry(job, AttemptEnd.failed, failure)
         if moving:
-            # Whatever its result: its node is draining.
+            # Whatever its result: its node is draining, or it has too many workers or too few.
             self._discard(job.member)
 
     def _end_hung(self) -> None:
@@ -369,5 +386,5 @@ class Driver:
             self._tracker.stage_finished(job.ref, ending, {})
 
     def _discard(self, member: str) -> None:
-        self._actors.discard(member)
+        self._actors.pop(member, None)
         self._cluster.discard(member)

@@ -32,6 +32,7 @@ class LocalActors:
         self._num_slots = num_slots
         self._duties = duties
         self._actors: dict[str, MemberActor] = {}
+        self._widths: dict[str, int] = {}
         self._idle: list[MemberActor] = []
         self._completed: queue.SimpleQueue[tuple[MemberActor, Completed]] = queue.SimpleQueue()
         self.acquired: list[str] = []
@@ -48,9 +49,13 @@ class LocalActors:
     def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Does nothing: threads start at once."""
 
-    def acquire(self, member: str) -> None:
+    def acquire(self, member: str, width: int = 1) -> None:
+        """One thread stands for all of a member's workers, who take `width` slots."""
         if member in self._actors:
             raise RuntimeError(f"{member}: an actor is already there")
+        if sum(self._widths[one] for one in self._actors) + width > self._num_slots:
+            raise RuntimeError("no slot free")
+        self._widths[member] = width
         self._actors[member] = self._idle.pop() if self._idle else self._new()
         self.acquired.append(member)
 
