@@ -148,15 +148,15 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
         found, _ = real(*given)
         if "m0/train" in wide.fakes.started and not asked.is_set():
             asked.set()
-            wide.fakes.waiting = frozenset()
             return found, ["m0"]
+        if wide.fakes.started.count("m0/train") > 1:
+            wide.fakes.waiting = frozenset()
         return found, ()
 
     driver._widths.starts = starts
     wide.driver = lambda: driver
     assert wide.launch()
-    assert wide.outcomes("m0/train") in ([AttemptEnd.preempted, AttemptEnd.done], [AttemptEnd.done])
-    assert asked.is_set()
+    assert wide.outcomes("m0/train") == [AttemptEnd.preempted, AttemptEnd.done]
     steps = [step for ref, step in wide.fakes.updates if ref == "m0/train"]
     assert steps == list(range(1, NUM_UPDATES + 1)), "an update was made twice"
 

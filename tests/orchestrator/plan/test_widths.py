@@ -1,7 +1,8 @@
 """Widths of members: the share-out, the bound, and the simulation, over random plans and the published one."""
 
 import itertools
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import pytest
 from fake_stages import make_plan, make_stage
@@ -10,13 +11,14 @@ from hypothesis import given, settings, strategies as st
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan as plan_of_config, used_datasets
 from orchestrator.plan.model import Plan, Stage, StageRef
+from orchestrator.plan.report import make_report
 from orchestrator.plan.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
 from orchestrator.plan.widths import PAYS_S, Widths, candidates, choose, estimate_moldable, moldable_bound
 from workers.data.survey import survey
+from workers.errors import ConfigError
 from workers.settings.training import OptimizerSettings
 
 HOUR = 3600.0
-EIGHT = OptimizerSettings(shards=8)
 # Widths that a brute force can try.
 SMALL = Widths(1, 2, curve=((1, 1.0), (2, 1.5)))
 
@@ -193,3 +195,44 @@ def test_simulated_makespan_of_the_published_seven_is_near_its_bound(published, 
     found = estimate_moldable(plan, seconds, num_slots, Widths(1, 8))
     assert found.makespan_s <= 1.1 * found.lower_bound_s
     assert estimate(plan, seconds, num_slots).makespan_s == pytest.approx(127 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["cluster.workers_per_member=[1,2]"], "no stage has shards to divide; give optimizer.shards=8"),
+        (
+            ["cluster.workers_per_member=[4,8]", "optimizer.shards=2"],
+            "has optimizer.shards=2; give cluster.workers_per_member=[2,8]",
+        ),
+    ],
+)
+def test_plan_whose_stages_have_too_few_shards_for_their_workers_is_refused(overrides, words):
+    config = compose(overrides)
+    data = {name: survey(config.datasets[name]) for name in used_datasets(config)}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        plan_of_config(config, data)
+
+
+def test_workers_that_would_share_a_gpu_are_refused_and_widths_change_no_hash():
+    with pytest.raises(ConfigError, match="need a whole GPU each"):
+        compose(["cluster.workers_per_member=[1,2]", "cluster.gpus_per_member=0.5", "optimizer.shards=8"])
+    configs = [compose(["optimizer.shards=8", *more]) for more in ((), ("cluster.workers_per_member=[1,4]",))]
+    assert configs[1].cluster.workers_per_member == (1, 4)
+    data = {name: survey(configs[0].datasets[name]) for name in used_datasets(configs[0])}
+    assert len({plan_of_config(config, data).hash for config in configs}) == 1
+
+
+def test_report_says_widths_with_the_assumed_speed_ups_or_that_slots_are_idle(published):
+    plan, seconds = published
+    rates = {stage.ref: stage.num_images * stage.recipe.schedule.epochs / seconds[stage.ref] for stage in plan.stages}
+    one = compose([]).cluster
+    narrow = make_report(plan, one, 16, rates)
+    assert "9 slots idle: set cluster.workers_per_member=[1,8]\n" in narrow.to_text()
+    wide = make_report(plan, replace(one, workers_per_member=(1, 4)), 16, rates)
+    assert "widths: 1 to 4 workers a member (speed-up 1.9, 3.6 assumed for 2, 4 workers)\n" in wide.to_text()
+    assert wide.to_json()["workers_per_member"] == [1, 4]
+    expected = estimate_moldable(plan, seconds, 16, Widths(1, 4)).makespan_s
+    assert wide.time.makespan_s == pytest.approx(expected)
+    assert wide.time.makespan_s < narrow.time.makespan_s
+    assert "idle" not in make_report(plan, one, 7, rates).to_text()

@@ -245,3 +245,14 @@ def test_reader_sees_each_change_and_reads_a_stage_again_only_when_something_cha
     run.run_json.unlink()
     with pytest.raises(DataError, match="run directory"):
         reader.read()
+
+
+def test_status_says_how_many_workers_a_stage_has_if_several(run):
+    ledger = Ledger(run.ledger)
+    ledger.set_state(State.running)
+    ledger.begin(_JOBS[0], started=1000.0, resumed_from=0, width=2)
+    ledger.begin(_JOBS[1], started=1000.0, resumed_from=0)
+    status = read_status(run)
+    assert ["2 workers" in stage_line(stage) for stage in status.stages] == [True, False]
+    assert "workers" not in stage_line(status.stages[1])
+    assert [stage["width"] for stage in status_json(status)["stages"]] == [2, 1]
