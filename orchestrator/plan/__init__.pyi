@@ -17,7 +17,7 @@ from .model import (
     plan_to_json as plan_to_json,
 )
 from .report import disk_estimate as disk_estimate, make_report as make_report
-from .schedule import estimate as estimate, multiply_adds as multiply_adds, ready as ready
+from .schedule import estimate as estimate, multiply_adds as multiply_adds
 from .widths import (
     PATIENCE_S as PATIENCE_S,
     Widths as Widths,
