@@ -43,6 +43,7 @@ ENTRIES = (
     Entry("prepare", "benchmarks.preparing:run", "2 min", "preparing photographs on one core and on two beside PIL"),
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
     Entry("members", "benchmarks.many_members:run", "1 min", "the driver with 1,000 members, 64 of them running"),
+    Entry("schedule", "benchmarks.schedule:run", "1 min", "simulated: members of several workers beside the bound"),
     Entry("job", "benchmarks.whole_job:run", "12 min", "seven members on photographs, from command to file", long=True),
     Entry(
         "seven_small",

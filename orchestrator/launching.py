@@ -25,7 +25,7 @@ from orchestrator.folding import find_folds
 from orchestrator.inputs import hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, disk_estimate, remarks
+from orchestrator.plan import Plan, Widths, disk_estimate, remarks
 from orchestrator.planning import checked_plan
 from orchestrator.run import (
     Budgets,
@@ -101,7 +101,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
     config = with_code(config, trusted=trust_code)
     with Interrupts() as interrupts, closing(Display(stream)) as display:
         plan = checked_plan(config, survey_all(config), hash_init_files(config), hash_outside(config))
-        cluster.check_resources(config.cluster)
+        slots, least = cluster.check_resources(config.cluster), config.cluster.workers_per_member[0]
+        if config.cluster.address is None and slots < least:
+            few = f"this machine has room for {counted(slots, 'worker')} at once; give a smaller first number"
+            raise ConfigError(f"cluster.workers_per_member={list(config.cluster.workers_per_member)}: {few}")
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash, config.runs)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
@@ -321,6 +324,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         without=config.combine.without,
         code=run.record.code_digest,
         hours=config.budget.hours,
+        widths=Widths(*config.cluster.workers_per_member),
     )
 
 

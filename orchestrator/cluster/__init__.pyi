@@ -13,10 +13,9 @@ from .memory import memory_limit as memory_limit
 from .preflight import Needs as Needs
 from .ray_backend import (
     RayCluster as RayCluster,
-    check_resources as check_resources,
     open_cluster as open_cluster,
-    survey_nodes as survey_nodes,
 )
+from .ray_capacity import check_resources as check_resources, survey_nodes as survey_nodes
 from .ray_machines import open_nodes as open_nodes
 from .ray_nodes import idle_gpus as idle_gpus
 from .ray_session import available_cpus as available_cpus

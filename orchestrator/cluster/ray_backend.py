@@ -26,7 +26,6 @@ from orchestrator.cluster.ray_nodes import (
     here,
     leaving_nodes,
     living_nodes,
-    local_gpus,
     lost_as_such,
     memory_to_ask,
     slots_of,
@@ -34,18 +33,13 @@ from orchestrator.cluster.ray_nodes import (
 )
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import (
-    LOCAL_ENVIRONMENT,
     attached,
-    available_cpus,
-    environment,
     first_line,
     local,
     unless_lost,
 )
 from orchestrator.cluster.ray_waiting import grows
 from orchestrator.text import counted, size
-from workers.errors import ConfigError, some
-from workers.numerics import capabilities
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -53,48 +47,6 @@ if TYPE_CHECKING:
 
 # More at once would not bring an autoscaler's nodes sooner.
 _MOST_ASKED = 100
-
-
-def check_resources(settings: "ClusterConfig") -> int:
-    """Returns how many members run at once, 0 if a node must join first. Called before anything on disk is touched.
-
-    Raises:
-        ConfigError: no node has room for a member and none is to be waited for, or the cluster does not answer.
-    """
-    asked = settings.cpus_per_member, settings.gpus_per_member
-    if settings.address is None:
-        if settings.kernels == "compiled" and not capabilities().compiled_kernels:
-            raise ConfigError(
-                "cluster.kernels=compiled: this machine lacks them: install a C compiler, then Septet again"
-            )
-        # Ray reads its settings when it is first imported, so they must be set before.
-        with environment(LOCAL_ENVIRONMENT):
-            nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
-    else:
-        with attached(settings):
-            nodes = living_nodes()
-            if not any(slots_of(node, *asked) for node in nodes) and (settings.wait_s is not None or grows()):
-                return 0
-    return count_slots(nodes, *asked)
-
-
-def survey_nodes(settings: "ClusterConfig") -> tuple[int, str]:
-    """Returns how many members the cluster at `settings.address` has room for, and a line on its nodes.
-
-    Raises:
-        ConfigError: the cluster does not answer.
-    """
-    with attached(settings):
-        nodes = living_nodes()
-        joins = settings.wait_s is not None or grows()
-    slots = {node: slots_of(node, settings.cpus_per_member, settings.gpus_per_member) for node in nodes}
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    line = f"cluster at {settings.address}: {counted(len(nodes), 'node')}, {cpus:g} CPUs, {gpus:g} GPUs"
-    if small := [str(node) for node, count in slots.items() if not count]:
-        line += f"; too small for a member: {some(small)}"
-    if not any(slots.values()):
-        line += "; a launch waits for a node to join" if joins else "; no launch can start"
-    return sum(slots.values()), line
 
 
 @contextmanager

@@ -72,6 +72,7 @@ class ClusterLayer:
     node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs. A launch
     of which no member has a machine waits `wait_s` seconds for one, None for ever. `ship_code` sends nodes this
     machine's code.
+    `workers_per_member` are the fewest and the most workers that compute a member's shards together.
     """
 
     address: str | None = None
@@ -83,6 +84,7 @@ class ClusterLayer:
     kernels: Kernels = Kernels.auto
     wait_s: float | None = None
     ship_code: bool = False
+    workers_per_member: tuple[int, ...] = (1, 1)
 
     def __post_init__(self) -> None:
         gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
@@ -97,6 +99,11 @@ class ClusterLayer:
         require(
             self.wait_s is None or self.wait_s >= 0, f"wait_s={self.wait_s}: give seconds, or null to wait for ever"
         )
+        given = f"workers_per_member=[{','.join(map(str, self.workers_per_member))}]"
+        in_order = len(self.workers_per_member) == 2 and 1 <= self.workers_per_member[0] <= self.workers_per_member[1]
+        require(in_order, f"{given}: give the fewest and the most, as in [1,4]")
+        shares = f"{given}: workers of one member need a whole GPU each; give cluster.gpus_per_member=1"
+        require(self.workers_per_member[-1] == 1 or not 0 < gpus < 1, shares)
 
 
 @dataclass(frozen=True)

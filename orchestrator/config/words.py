@@ -33,6 +33,7 @@ _ADVICE = {
     "device devices cuda accelerator": "cluster.gpus_per_member=1 for a GPU per member, or 0 for CPUs",
     "cpus num_cpus n_cpus workers num_workers threads num_threads n_jobs": "cluster.cpus_per_member={value}",
     "kernels": "cluster.kernels={value}",
+    "world_size nproc_per_node num_replicas": "cluster.workers_per_member=[1,{value}] optimizer.shards=8",
     "output_dir output out out_dir outdir save_dir log_dir results_dir checkpoint_dir": "run_dir={value}",
     "img_size image_size imgsz resolution": "model.input_size={value} datasets.target.size={stored}",
     "pretrained weights init_weights": (

@@ -6,22 +6,21 @@ any crash: a stage with a DONE.json is done, and any other resumes from its newe
 
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
 from orchestrator.execution.admission import Admission
-from orchestrator.execution.budget import Budget
 from orchestrator.execution.following import AT_CHANCE_TAG, Following
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
+from orchestrator.execution.starting import Starting
 from orchestrator.execution.waiting import MachineWait
 from orchestrator.execution.watchdog import Deadlines, mark_of
-from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
+from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob
 from orchestrator.run import AttemptEnd, Book, Ledger, State, find_finished
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed, SeptetError, StorageError
@@ -56,7 +55,8 @@ class Driver:
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
-        self._actors: set[str] = set()
+        # The workers of each member that has any.
+        self._actors: dict[str, int] = {}
         self._failed: dict[Job, Failure] = {}
         self._following = Following(work.paths, ledger, tracker)
         self._halving = Halving(work.plan, ledger)
@@ -67,7 +67,7 @@ class Driver:
         self._wait = MachineWait(work.wait_s, monotonic)
         self._moving: set[str] = set()
         self._nodes = NodeWatch(ledger, tracker)
-        self._budget = Budget(work, ledger, clock)
+        self._starting = Starting(work, ledger, clock)
         self._cluster: RayCluster
 
     def take_stock(self) -> bool:
@@ -141,7 +141,7 @@ class Driver:
         """
         self._cluster, no_node = cluster, None
         while True:
-            if stop_requested() or self._budget.is_spent:
+            if stop_requested() or self._starting.budget.is_spent:
                 self._stop()
             if not self._stopping:
                 try:
@@ -204,7 +204,7 @@ class Driver:
 
     def _move_off_leaving_machines(self) -> None:
         """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
-        leaving = dict.fromkeys(self._budget.yielding, "others can still end within budget.hours")
+        leaving = dict.fromkeys(self._starting.budget.yielding, "others can still end within budget.hours")
         leaving |= dict.fromkeys(self._cluster.leaving(), "its node is leaving or left out")
         for member in leaving.keys() & self._busy.keys() - self._moving:
             _log.warning("%s: %s; it saves a checkpoint and resumes on another slot", member, leaving[member])
@@ -212,32 +212,25 @@ class Driver:
             self._cluster.stop(member)
 
     def _start_what_fits(self) -> None:
-        """Starts predictions first, since they are short and free their actor; then stages, longest path first."""
+        """Starts the jobs that are chosen for the free slots."""
         self._decide()
-        work, done = self._work, self._done - self._ended
-        chosen: dict[str, Job] = {}
-        for member in work.plan.trained:
-            predict = work.plan.predict_job(member)
-            wanted = predict.ref in done and member not in self._predicted | set(self._busy)
-            if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
-                chosen[member] = predict
-        running = {job.ref for job in (*self._busy.values(), *chosen.values())}
-        predicted = {work.plan.last_stages[member] for member in self._predicted}
-        slots, trainable = self._cluster.num_slots, self._trainable()
-        for plan in self._budget.in_order(trainable, self._done, predicted, frozenset(running), slots):
-            for stage in ready(plan, self._done, running, slots, predicted=predicted):
-                chosen[stage.ref.member] = TrainJob(stage.ref)
-                running.add(stage.ref)
-        for member in sorted(self._actors - set(self._busy) - set(chosen)):
-            self._actors.discard(member)
+        plan, unready = self._work.plan, self._predicted | self._busy.keys()
+        predicting = [plan.predict_job(member) for member in plan.trained if member not in unready]
+        able = [job for job in predicting if job.ref in self._done - self._ended and job not in self._failed]
+        running = {job: self._actors[job.member] for job in self._busy.values()}
+        given = self._trainable(), self._done, able, self._predicted, running, self._moving, self._cluster
+        chosen = self._starting.choose(*given)
+        for member in chosen.changes:
+            self._moving.add(member)
+            self._cluster.stop(member)
+        kept = {job.member for job, width in chosen.jobs.items() if self._actors.get(job.member) == width}
+        for member in sorted(self._actors.keys() - self._busy.keys() - kept):
+            del self._actors[member]
             self._cluster.release(member)
-        for job in chosen.values():
-            self._start(job)
+        for job, width in chosen.jobs.items():
+            self._start(job, width)
         # An autoscaler is asked for machines for all that could start.
-        grows = self._cluster.grows
-        self._cluster.end_idle(
-            len(ready(trainable, self._done, running, sys.maxsize, predicted=predicted)) if grows else 0
-        )
+        self._cluster.end_idle(chosen.num_waiting)
 
     def _decide(self) -> None:
         for ref in (*self._halving.decide(), *self._admission.decide(self._predicted)):
@@ -262,15 +255,16 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, width: int) -> None:
         member, paths = job.member, self._work.paths
         if member not in self._actors:
-            self._cluster.acquire(member)
-            self._actors.add(member)
+            self._cluster.acquire(member, width)
+            self._actors[member] = width
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
-        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, state=state)
+        now = self._clock()
+        attempt = self._ledger.begin(job, started=now, resumed_from=resumed_from, state=state, width=width)
         # The random part is needed if the ledger was deleted: it counts from 0 again.
         fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
         raise_fence(paths.member(member), fence)
@@ -282,7 +276,8 @@ class Driver:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
                 spec = self._work.stage_spec(self._work.plan.stage(ref), attempt, fence)
-                self._cluster.run_stage(replace(spec, until=self._halving.until(ref) or spec.until))
+                until = self._halving.until(ref) or spec.until
+                self._cluster.run_stage(replace(spec, until=until, width=width))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
@@ -322,7 +317,7 @@ class Driver:
             case Failure() as failure:
                 self._retry(job, AttemptEnd.failed, failure)
         if moving:
-            # Whatever its result: its node is draining.
+            # Whatever its result: its node is draining, or it has too many workers or too few.
             self._discard(job.member)
 
     def _end_hung(self) -> None:
@@ -392,5 +387,5 @@ class Driver:
             self._tracker.stage_finished(job.ref, ending, {})
 
     def _discard(self, member: str) -> None:
-        self._actors.discard(member)
+        self._actors.pop(member, None)
         self._cluster.discard(member)

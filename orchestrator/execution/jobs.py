@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET, AdmitConfig, Metric
-from orchestrator.plan import Plan, Stage, StageRef, normalised_as
+from orchestrator.plan import Plan, Stage, StageRef, Widths, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
 from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec, Teacher
@@ -21,7 +21,7 @@ class Work:
     `stores` are the prepared datasets by name, `target_digest` is the digest of the target's store. Members predict
     `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
     By `admit` and `metric` members are ended, but for those in `without`, which no ensemble has. Workers must have the
-    `code` of that digest. `hours` are the launch's budget.
+    `code` of that digest. `hours` are the launch's budget. Members have `widths`.
     """
 
     paths: RunPaths
@@ -43,6 +43,7 @@ class Work:
     code: str = ""
     wait_s: float | None = None
     hours: float | None = None
+    widths: Widths = field(default_factory=Widths)
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`.

@@ -24,3 +24,10 @@ from .model import (
 )
 from .report import disk_estimate as disk_estimate, make_report as make_report
 from .schedule import estimate as estimate, multiply_adds as multiply_adds, ready as ready
+from .widths import (
+    PATIENCE_S as PATIENCE_S,
+    Widths as Widths,
+    candidates as candidates,
+    choose as choose,
+    estimate_moldable as estimate_moldable,
+)

@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from orchestrator.plan.halving import estimate_halved
 from orchestrator.plan.model import Plan, StageRef
 from orchestrator.plan.schedule import multiply_adds, remaining_path
+from orchestrator.plan.widths import Widths
 from orchestrator.text import counted, duration
 from workers.settings import HELD_OUT, Crops
 
@@ -111,7 +112,8 @@ def budget_line(plan: Plan, seconds: Mapping[StageRef, float], hours: float, num
     if len(seconds) < len(plan.stages):
         return f"{heading}: no rate measured, so what fits is not known"
     if plan.rungs:
-        most_s = estimate_halved(plan, seconds, num_slots).makespan_s
+        # Wider members only end sooner.
+        most_s = estimate_halved(plan, seconds, num_slots, Widths()).makespan_s
         return (
             f"{heading}: the sweep {'ends' if most_s <= limit_s else 'may not end'} (at most about {duration(most_s)})"
         )

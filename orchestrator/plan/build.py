@@ -27,6 +27,7 @@ from orchestrator.plan.checks import (
     check_mean_image,
     check_outside,
     check_refit,
+    check_widths,
 )
 from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
@@ -130,6 +131,7 @@ def make_plan(
         outside=outside,
     )
     check_outside(plan)
+    check_widths(plan, config.cluster.workers_per_member)
     plan = replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
     check_admission(config, plan)
     return plan

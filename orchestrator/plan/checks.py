@@ -1,6 +1,6 @@
 """Checks that a stage's crop fits its images, its layers its ancestor's weights, and its halves the GPUs. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
@@ -243,6 +243,22 @@ def check_gpus(stage: Stage, gpus_per_member: float) -> None:
             f"cluster.gpus_per_member={gpus_per_member:g}: the two halves of {stage.ref} (model.layout=halves) need "
             "a GPU each; give cluster.gpus_per_member=2, or model.layout=grouped"
         )
+
+
+def check_widths(plan: Plan, workers: Sequence[int]) -> None:
+    """Raises ConfigError if several workers would have no shards to divide."""
+    least, most = workers
+    key, shards = (
+        f"cluster.workers_per_member=[{least},{most}]",
+        {s.ref: s.recipe.optimizer.shards for s in plan.stages},
+    )
+    if most > 1 and max(shards.values(), default=1) == 1:
+        raise ConfigError(
+            f"{key}: no stage has shards to divide; give optimizer.shards=8 (changes bits and hash), or [1,1]"
+        )
+    if few := [ref for ref, own in shards.items() if own < least]:
+        own = shards[few[0]]
+        raise ConfigError(f"{key}: {few[0]} has optimizer.shards={own}; give {key.partition('=')[0]}=[{own},{most}]")
 
 
 def check_bf16(stage: Stage) -> None:

@@ -7,7 +7,8 @@ has reached it, so no result depends on who was first. Stages before a member's 
 from collections.abc import Mapping
 
 from orchestrator.plan.model import Plan, Rung, StageRef
-from orchestrator.plan.schedule import Estimate, estimate
+from orchestrator.plan.schedule import Estimate
+from orchestrator.plan.widths import Widths, estimate_moldable
 from workers.errors import ConfigError
 
 
@@ -43,15 +44,16 @@ def rungs_in_words(plan: Plan) -> str:
     return ", ".join((f"halving: of {len(plan.members)} points", *steps)) if plan.rungs else "none"
 
 
-def estimate_halved(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> Estimate:
-    """Returns `estimate` from rung to rung, with the costliest points going on each time: an upper bound."""
+def estimate_halved(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int, widths: Widths) -> Estimate:
+    """Returns `estimate_moldable` from rung to rung, with the costliest points going on each time: an upper bound."""
     points = sorted(plan.last_stages.values(), key=lambda ref: -seconds[ref])
     left, pieces = dict(seconds), []
     for rung in plan.rungs:
         stages = map(plan.stage, points)
         after = {one.ref: seconds[one.ref] * (1 - rung.epochs(one) / one.recipe.schedule.epochs) for one in stages}
-        pieces.append(estimate(plan, {ref: cost - after.get(ref, 0.0) for ref, cost in left.items()}, num_slots))
+        until = {ref: cost - after.get(ref, 0.0) for ref, cost in left.items()}
+        pieces.append(estimate_moldable(plan, until, num_slots, widths))
         points = points[: rung.kept]
         left = {ref: after[ref] if ref in points else 0.0 for ref in seconds}
-    pieces.append(estimate(plan, left, num_slots))
+    pieces.append(estimate_moldable(plan, left, num_slots, widths))
     return Estimate(sum(one.makespan_s for one in pieces), sum(one.lower_bound_s for one in pieces))

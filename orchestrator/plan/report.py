@@ -11,6 +11,7 @@ from orchestrator.plan.checks import remarks
 from orchestrator.plan.halving import estimate_halved, rungs_in_words
 from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
+from orchestrator.plan.widths import ASSUMED, Widths
 from orchestrator.text import counted, duration, size, table
 from workers.models import outline
 from workers.settings import HELD_OUT, Crops, Keep, KeptCheckpoint, StoreFormat, stored_image_bytes
@@ -80,6 +81,7 @@ class PlanReport:
             "lower_bound_s": None if self.time is None else self.time.lower_bound_s,
             "disk_bytes": self.disk.total,
             "members_at_once": self.num_slots,
+            "workers_per_member": list(self.cluster.workers_per_member),
             "cpus_per_member": self.cluster.cpus_per_member,
             "gpus_per_member": self.cluster.gpus_per_member,
             "placement": self.placement,
@@ -106,7 +108,7 @@ class PlanReport:
         )
         said = {"placement": self.placement, "augmentation": self.augmentation}
         lines += [f"{name}: {line}" for name, line in said.items() if line]
-        lines += _precision_lines(plan)
+        lines += [*_width_lines(plan, cluster.workers_per_member, self.num_slots), *_precision_lines(plan)]
         if plan.rungs:
             lines.append(f"sweep_stop={rungs_in_words(plan)}")
         early = any(stage.may_end_early for stage in plan.stages)
@@ -119,6 +121,21 @@ class PlanReport:
         )
         lines += remarks(plan)
         return "\n".join(lines) + "\n"
+
+
+def _width_lines(plan: Plan, workers: Sequence[int], num_slots: int) -> list[str]:
+    """Returns a line on the widths of members, or on slots that only wider members would use."""
+    least, most = workers
+    if most > 1:
+        points = [point for point in ASSUMED if 1 < point[0] <= most]
+        speed_ups, of = (", ".join(f"{point[n]:g}" for point in points) for n in (1, 0))
+        assumed = f"speed-up {speed_ups} assumed for {of} workers" if points else "speed-ups assumed"
+        return [f"widths: {least} to {most} workers a member ({assumed})"]
+    idle = num_slots - len(plan.trained)
+    # Shards make an update dearer, so they are not worth it for a few workers: nothing is said of plans without.
+    if idle <= 0 or all(stage.recipe.optimizer.shards == 1 for stage in plan.stages):
+        return []
+    return [f"{counted(idle, 'slot')} idle: set cluster.workers_per_member=[1,8]"]
 
 
 def _precision_lines(plan: Plan) -> list[str]:
@@ -158,7 +175,8 @@ def make_report(
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
-    time = estimate_halved(plan, seconds, num_slots) if len(seconds) == len(stages) else None
+    widths = Widths(*cluster.workers_per_member)
+    time = estimate_halved(plan, seconds, num_slots, widths) if len(seconds) == len(stages) else None
     disk = disk_estimate(plan, keep)
     budget = "" if hours is None else budget_line(plan, seconds, hours, num_slots, crops)
     return PlanReport(plan, stages, disk, time, cluster, num_slots, placement, augmentation, budget)

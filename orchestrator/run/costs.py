@@ -1,4 +1,4 @@
-"""Sums what each member has cost: the time of all attempts, lost ones too, on the cores of one member."""
+"""Sums what each member has cost: the time of all attempts, lost ones too, on the cores of its workers."""
 
 from orchestrator.plan import Plan, PredictJob, TrainJob
 from orchestrator.run.ledger import Entry, read_ledger
@@ -34,5 +34,6 @@ def _seconds(entry: Entry, times: list[float] | tuple[()] = ()) -> float:
     total = 0.0
     for attempt, following in zip(entry.attempts, starts, strict=False):
         seen = [time for time in times if attempt.started <= time < following]
-        total += (max(seen, default=attempt.started) if attempt.ended is None else attempt.ended) - attempt.started
+        ended = max(seen, default=attempt.started) if attempt.ended is None else attempt.ended
+        total += attempt.width * (ended - attempt.started)
     return total

@@ -22,8 +22,8 @@ from workers.storage import parse_json, storage_errors, write_json_lines
 # The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it continues or is
 # `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
 State = StrEnum("State", "waiting running done failed stopped interrupted paused ended")
-# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, or its slot went to a
-# member that can still end within the budget, `paused`: at a rung, `refused`: its node cannot run members.
+# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, its width was changed, or
+# its slot went to a member that can still end within the budget, `paused`: at a rung, `refused`: its node is unfit.
 AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted paused refused")
 # A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
@@ -36,6 +36,7 @@ class Attempt:
     `resumed_from` is the update of the checkpoint that it resumed from. `last_step` is its last update, read from
     step.txt: the next attempt repeats this `last_step` minus the next `resumed_from` updates. `outcome` is None while
     it runs. `diverged_at` is the number of updates made when a value was not finite. `where` is None until it is known.
+    `width` counts its workers.
     """
 
     attempt: int
@@ -48,6 +49,7 @@ class Attempt:
     diverged_at: int | None = None
     ended: float | None = None
     where: Where | None = None
+    width: int = 1
 
     @property
     def kind(self) -> str:
@@ -196,10 +198,13 @@ class Ledger:
             self.contents = replace(self.contents, left_out=dict(nodes))
             self._save()
 
-    def begin(self, job: Job, *, started: float, resumed_from: int, state: State = State.running) -> int:
+    def begin(
+        self, job: Job, *, started: float, resumed_from: int, state: State = State.running, width: int = 1
+    ) -> int:
         """Begins the next attempt and returns its number; it is `waiting` if it has no machine yet."""
         entry = self.entry(job)
-        attempt = Attempt(len(entry.attempts), self.contents.launch, started, resumed_from, last_step=resumed_from)
+        counts = len(entry.attempts), self.contents.launch
+        attempt = Attempt(*counts, started, resumed_from, last_step=resumed_from, width=width)
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 

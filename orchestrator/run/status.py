@@ -51,7 +51,8 @@ class StageStatus(Course):
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
     updates whose NaN did not return in a replay, met on `nan_nodes`. It `waits_for` the predictions of members that it
-    learns from, or for a machine. `where` is the place of the last attempt.
+    learns from, or for a machine. `where` is the place of the last attempt, of its first worker, and `width` counts its
+    workers.
     """
 
     member: str
@@ -68,6 +69,7 @@ class StageStatus(Course):
     where: Where | None = None
     nan_nodes: tuple[str, ...] = ()
     waits_for_machine: bool = False
+    width: int = 1
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -181,6 +183,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
         ),
         where=entry.attempts[-1].where if entry.attempts else None,
         waits_for_machine=locked and state is State.waiting and is_open,
+        width=entry.attempts[-1].width if entry.attempts else 1,
     )
 
 
@@ -270,6 +273,8 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {stage.data_wait:.0%} waiting for data"
         if stage.remaining_s is not None:
             line += f"  {stage.time_left} left"
+    if stage.width > 1:
+        line += f"  {stage.width} workers"
     if stage.where:
         line += f"  on {stage.where if stage.state is State.running else stage.where.machine}"
     if stage.at_chance:

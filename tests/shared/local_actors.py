@@ -21,9 +21,9 @@ class ActorDied(BaseException):
 class LocalActors:
     """Stands for `RayCluster`, with `num_slots` threads.
 
-    `acquired`, `released` and `discarded` list the calls, in
-    order. `told_to_leave` holds the members whose node a test declares to be draining. `widths` says how many workers
-    each member has; of a gang rank 0 alone runs, since threads share torch's generator, and others only take slots.
+    `acquired`, `released` and `discarded` list the calls, in order. `told_to_leave` holds the members whose node a test
+    declares to be draining. `widths` says how many workers each member has; of a gang rank 0 alone runs, as one thread,
+    since threads share torch's generator, and others only take slots.
     """
 
     is_local = True

@@ -15,10 +15,11 @@ import pytest
 from fake_stages import make_spec
 from pictures import write_tree
 
-from orchestrator.cluster import ray_backend, ray_nodes
+from orchestrator.cluster import ray_capacity, ray_nodes
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Halted, Lost, Trained
-from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster
+from orchestrator.cluster.ray_backend import RayCluster, open_cluster
+from orchestrator.cluster.ray_capacity import check_resources
 from orchestrator.cluster.ray_nodes import Node, count_slots, idle_gpus, memory_to_ask
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.cluster.ray_shards import shard_runner
@@ -83,7 +84,7 @@ def test_idle_gpus_of_this_machine_are_counted_only_if_its_driver_lists_some(tmp
 
 
 def test_kernels_that_this_machine_lacks_are_refused_if_asked_for(monkeypatch):
-    monkeypatch.setattr(ray_backend, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
+    monkeypatch.setattr(ray_capacity, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
     check_resources(ClusterConfig(kernels=Kernels.plain))
     with pytest.raises(ConfigError, match=r"^cluster\.kernels=compiled: this machine lacks them"):
         check_resources(ClusterConfig(kernels=Kernels.compiled))

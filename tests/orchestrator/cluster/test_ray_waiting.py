@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.cluster import ray_backend, ray_waiting
+from orchestrator.cluster import ray_capacity, ray_waiting
 from orchestrator.cluster.interface import Unfit
-from orchestrator.cluster.ray_backend import RayCluster, check_resources, survey_nodes
+from orchestrator.cluster.ray_backend import RayCluster
+from orchestrator.cluster.ray_capacity import check_resources, survey_nodes
 from orchestrator.cluster.ray_nodes import Node, living_nodes
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import available_cpus, local
@@ -81,8 +82,8 @@ def test_members_that_could_start_are_asked_for_only_where_nodes_may_join():
 
 def test_cluster_s_nodes_are_counted_and_those_that_are_too_small_are_named(monkeypatch):
     nodes = [Node(0, 0, "a", "head", "10.0.0.1"), Node(4, 1, "b", "w1", "10.0.0.2")]
-    monkeypatch.setattr(ray_backend, "attached", lambda settings: nullcontext())
-    monkeypatch.setattr(ray_backend, "living_nodes", lambda: nodes)
+    monkeypatch.setattr(ray_capacity, "attached", lambda settings: nullcontext())
+    monkeypatch.setattr(ray_capacity, "living_nodes", lambda: nodes)
     settings = ClusterConfig(address="here", cpus_per_member=2)
     small = "too small for a member: head (10.0.0.1)"
     assert survey_nodes(settings) == (2, f"cluster at here: 2 nodes, 4 CPUs, 1 GPUs; {small}")
@@ -91,7 +92,7 @@ def test_cluster_s_nodes_are_counted_and_those_that_are_too_small_are_named(monk
     assert survey_nodes(settings) == (0, f"cluster at here: 1 node, 0 CPUs, 0 GPUs; {small}; no launch can start")
     with pytest.raises(ConfigError, match="no node has more than 0 CPUs"):
         check_resources(settings)
-    monkeypatch.setattr(ray_backend, "grows", lambda: True)
+    monkeypatch.setattr(ray_capacity, "grows", lambda: True)
     assert survey_nodes(settings)[1].endswith("a launch waits for a node to join")
     assert check_resources(settings) == 0
 

@@ -81,6 +81,8 @@ model.input_size=0 model.groups=0 model.conv1_kernel=0 model.conv1_stride=0 mode
 model.lrn_size=0 model.lrn_size=4 model.lrn_k=0 model.lrn_alpha=-1 model.lrn_beta=-1
 ensemble.members.base1.model.fc_units=0 ensemble.members.base1.stages.train.lr_scale.conv1=-1
 ensemble.members.base1.seed=-1 datasets.target.declared_train=-1 checkpoint_updates=0 cluster.max_failures=-1
+cluster.workers_per_member=[0,1] cluster.workers_per_member=[2,1] cluster.workers_per_member=[1]
+cluster.workers_per_member=[1,2,3] cluster.workers_per_member=2
 cluster.max_losses=-1 cluster.cpus_per_member=0 cluster.gpus_per_member=1.5 seed=-1
 combine.coverage=0 combine.coverage=1 combine.coverage=-0.5
 """

@@ -12,6 +12,7 @@ from orchestrator.plan.halving import estimate_halved
 from orchestrator.plan.model import Plan, Rung, StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
 from orchestrator.plan.schedule import estimate
+from orchestrator.plan.widths import Widths
 from workers.data.survey import Survey
 from workers.errors import ConfigError
 
@@ -132,8 +133,8 @@ def test_plan_says_the_rungs_and_an_upper_bound_of_the_time(halved):
 def test_estimate_lets_the_costliest_points_go_on_and_waits_at_each_rung(halved):
     seconds = {ref: 27.0 * (1 + number) for number, ref in enumerate(halved.by_ref)}
     # With a slot for each point, every piece takes as long as the costliest point, which goes on to the end.
-    assert estimate_halved(halved, seconds, 9).makespan_s == pytest.approx(27.0 * 9)
-    two = estimate_halved(halved, seconds, 2).makespan_s
+    assert estimate_halved(halved, seconds, 9, Widths()).makespan_s == pytest.approx(27.0 * 9)
+    two = estimate_halved(halved, seconds, 2, Widths()).makespan_s
     assert 27.0 * 9 < two < estimate(halved, seconds, 2).makespan_s
-    assert estimate_halved(replace(halved, rungs=()), seconds, 2) == estimate(halved, seconds, 2)
+    assert estimate_halved(replace(halved, rungs=()), seconds, 2, Widths()) == estimate(halved, seconds, 2)
     assert StageRef("seed-8", "train") in seconds

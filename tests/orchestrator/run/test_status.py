@@ -273,3 +273,14 @@ def test_status_of_a_running_launch_says_how_much_of_its_budget_is_left(run):
     assert status_json(found)["budget_left_s"] == found.budget_left_s
     assert read_status(run).budget_left_s is None, "its driver is gone"
     assert read_ledger(run.ledger).budget_ends == ends
+
+
+def test_status_says_how_many_workers_a_stage_has_if_several(run):
+    ledger = Ledger(run.ledger)
+    ledger.set_state(State.running)
+    ledger.begin(_JOBS[0], started=1000.0, resumed_from=0, width=2)
+    ledger.begin(_JOBS[1], started=1000.0, resumed_from=0)
+    status = read_status(run)
+    assert ["2 workers" in stage_line(stage) for stage in status.stages] == [True, False]
+    assert "workers" not in stage_line(status.stages[1])
+    assert [stage["width"] for stage in status_json(status)["stages"]] == [2, 1]
