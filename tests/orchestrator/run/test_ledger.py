@@ -61,7 +61,8 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     assert entry["at_chance"] is True
     attempt = {"attempt": 0, "launch": 1, "started": 5.0, "resumed_from": 2, "last_step": 3, "outcome": "done"}
     where = {"node": "w1", "address": "10.0.0.1", "pid": 7, "device": "CPU", "node_id": "1"}
-    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None, "ended": 7.5, "where": where}]
+    ended = {"error": "", "diverged_at": None, "ended": 7.5, "where": where, "width": 1}
+    assert entry["attempts"] == [attempt | ended]
     assert entry["attempts"][0]["where"] == asdict(HERE)
     assert Ledger(path).contents.left_out == {}, "each launch looks at the nodes again"
 
