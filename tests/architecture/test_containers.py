@@ -1,12 +1,16 @@
 """What is in docker/, read as text, since images cannot be built everywhere: what a container may do, and as whom."""
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (CHECKOUT / "docker" / "Dockerfile").read_text()
+_PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+KERNELS = {module["name"].rpartition(".")[2] for module in _PROJECT["tool"]["setuptools"]["ext-modules"]}
 RUN_FLAGS = ("--read-only", "--tmpfs /tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--init")
 
 
@@ -32,7 +36,25 @@ def faults(text):
     installs = re.findall(r"pip install[^&\n]*", joined)
     if not all("--constraint constraints.txt" in install for install in installs):
         found.append("installs without constraints")
+    packages = [set(re.findall(r"apt-get install([^&]*)", " ".join(stage))) for stage in (steps, last_stage)]
+    if not any("gcc" in words for words in packages[0]) or any("gcc" in words for words in packages[1]):
+        found.append("has no compiler to build with, or keeps it")
+    if "libgomp1" not in " ".join(packages[1]):
+        found.append("lacks what the kernels run on")
+    if last_stage.index(f"USER {users[-1]}" if users else last_stage[-1]) > _kernels_looked_for(last_stage)[0]:
+        found.append("does not look for the kernels as its user")
+    if _kernels_looked_for(last_stage)[1] != KERNELS:
+        found.append("does not look for each kernel")
     return found
+
+
+def _kernels_looked_for(steps):
+    """The place of the step that imports the kernels, and which."""
+    for number, step in enumerate(steps):
+        looked = re.match(r'RUN python -c "from workers\.kernels import ([\w, ]+)"$', step)
+        if looked:
+            return number, set(looked[1].split(", "))
+    return -1, set()
 
 
 def test_container_has_no_rights_that_it_does_not_need():
@@ -50,11 +72,35 @@ def test_container_has_no_rights_that_it_does_not_need():
         ("python:3.12-slim\n", "python:latest\n"),
         ("--read-only ", ""),
         ("--constraint constraints.txt ", ""),
+        ("gcc libc6-dev", "libc6-dev"),
+        ("libgomp1", "libgomp1 gcc"),
+        ("--no-install-recommends libgomp1", "--no-install-recommends tzdata"),
+        ("import _lrn, _pixels, _resize", "import _lrn, _resize"),
     ],
 )
 def test_container_with_a_fault_is_told(good, bad):
     assert good in DOCKERFILE
     assert faults(DOCKERFILE.replace(good, bad))
+
+
+@pytest.mark.parametrize(
+    ("torch", "index", "code", "installs"),
+    [
+        ("cuda", "", 0, []),
+        ("cuda", "file:///cu130", 0, ["--index-url", "file:///cu130", "torch", "torchvision"]),
+        ("cpu", "file:///cpu", 0, ["--index-url", "file:///cpu", "torch", "torchvision"]),
+        ("cpu", "", 2, []),
+        ("CPU", "file:///cpu", 2, []),
+    ],
+)
+def test_variant_of_torch_comes_from_the_index_that_is_given(torch, index, code, installs):
+    (step,) = re.findall(r"^RUN (case .*?esac)$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    script = step.replace("\\\n", " ").replace("/opt/septet/bin/pip", "echo")
+    environment = {"TORCH": torch, "TORCH_INDEX": index, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.split()[-len(installs) :] == installs if installs else not done.stdout
+    assert (code == 0) == (not done.stderr)
 
 
 def test_build_takes_in_only_what_is_listed():
