@@ -118,7 +118,7 @@ class WideRun(Run):
 
     def driver(self):
         driver = super().driver()
-        driver._widths = WidthChoice(self.plan, Widths(1, 4), driver._ledger, driver._clock)
+        driver._starting._widths = WidthChoice(self.plan, Widths(1, 4), driver._ledger, driver._clock)
         return driver
 
 
