@@ -142,7 +142,7 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
     """The choice is made to ask for one change; the member saves what it has and starts again."""
     wide.fakes.waiting = frozenset({"m0/train"})
     driver, asked = wide.driver(), threading.Event()
-    real = driver._widths.starts
+    real = driver._starting._widths.starts
 
     def starts(*given):
         found, _ = real(*given)
@@ -153,7 +153,7 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
             wide.fakes.waiting = frozenset()
         return found, ()
 
-    driver._widths.starts = starts
+    driver._starting._widths.starts = starts
     wide.driver = lambda: driver
     assert wide.launch()
     assert wide.outcomes("m0/train") == [AttemptEnd.preempted, AttemptEnd.done]
