@@ -133,6 +133,19 @@ def autocast(numerics: Numerics) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def shared_casts() -> Iterator[None]:
+    """Keeps the weights that autocast has converted for all forward passes of the block, which must not change them."""
+    import torch
+
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+
+
+@contextmanager
 def refusals(net: str) -> Iterator[None]:
     """Raises ConfigError if torch refuses an operation of the block, which trains the model `net`, on a GPU."""
     try:

@@ -12,7 +12,18 @@ import torch._inductor.config as inductor
 from workers.errors import ConfigError
 from workers.kernels import lrn
 from workers.models import build, initialise
-from workers.numerics import Capabilities, apply, capabilities, compiled, cpu_model, missing, refusals, usable
+from workers.numerics import (
+    Capabilities,
+    apply,
+    autocast,
+    capabilities,
+    compiled,
+    cpu_model,
+    missing,
+    refusals,
+    shared_casts,
+    usable,
+)
 from workers.protocol import COMPILE_MODES, Numerics
 from workers.settings import InitSettings, ModelSettings
 
@@ -175,3 +186,19 @@ def test_cpu_model_is_the_kernel_s_name(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
     assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
     assert cpu_model(tmp_path / "absent")
+
+
+def test_shared_casts_convert_a_weight_once_and_forget_it_after_the_block():
+    layer, ones = torch.nn.Linear(4, 4, bias=False), torch.ones(1, 4)
+
+    def passed():
+        with autocast(Numerics(precision="bf16")):
+            return layer(ones).detach()
+
+    before = passed()
+    with shared_casts():
+        assert torch.equal(passed(), before)
+        with torch.no_grad():
+            layer.weight.add_(1)
+        assert torch.equal(passed(), before), "the weight was converted again"
+    assert not torch.equal(passed(), before)

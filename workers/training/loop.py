@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
-from workers.numerics import convolution_dtype, refusals
+from workers.numerics import convolution_dtype, refusals, shared_casts
 from workers.protocol import StageSpec
 from workers.settings import KeptCheckpoint, Soup
 from workers.training.averaging import Average, ema_share, next_soup, swa_share
@@ -157,7 +157,7 @@ class _Update:
         # Dropout and mixing depend on (seed, step, shard) only, so no generator state has to be saved.
         seeds = partial(dropout_seed, stage.spec.seed, step)
         mix_of = partial(draw_mix, stage.spec.seed, step, recipe.model.input_size, recipe.augmentation)
-        with refusals(recipe.model.name):
+        with refusals(recipe.model.name), shared_casts():
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
                 *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale),
