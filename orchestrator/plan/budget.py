@@ -2,11 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
-from heapq import heapify, heappop, heappush
 
 from orchestrator.plan.halving import estimate_halved
 from orchestrator.plan.model import Plan, StageRef
-from orchestrator.plan.schedule import multiply_adds, remaining_path
+from orchestrator.plan.schedule import simulate
 from orchestrator.plan.widths import Widths
 from orchestrator.text import counted, duration
 from workers.settings import HELD_OUT, Crops
@@ -67,43 +66,6 @@ def choose_first(
     most = shortest[: bisect_left(range(1, len(shortest) + 1), True, key=fail)]
     best = max((every.intersection(before), every, frozenset(most)), key=num_ending)
     return best if num_ending(best) else every
-
-
-def simulate(
-    plan: Plan,
-    seconds: Mapping[StageRef, float],
-    num_slots: int,
-    running: Collection[StageRef] = (),
-    first: Collection[StageRef] = (),
-) -> dict[StageRef, float]:
-    """Returns when each stage of `plan` in `seconds` ends, longest path first, but those of `first` before others."""
-    path, waits, before = remaining_path(plan, multiply_adds(plan)), {}, dict[str, StageRef]()
-    ranks = {one.ref: (one.ref not in first, -path[one.ref], n) for n, one in enumerate(plan.stages)}
-    followers: dict[StageRef, list[StageRef]] = {}
-    for stage in (one for one in plan.stages if one.ref in seconds):
-        # A member's stages run one at a time.
-        follows = {*stage.follows, before.get(stage.ref.member, stage.ref)} & seconds.keys() - {stage.ref}
-        waits[stage.ref], before[stage.ref.member] = follows, stage.ref
-        for one in follows:
-            followers.setdefault(one, []).append(stage.ref)
-    active = [(seconds[ref], ref) for ref in running if ref in waits]
-    ready = [(ranks[ref], ref) for ref, follows in waits.items() if not follows and ref not in running]
-    ends, now_s = dict[StageRef, float](), 0.0
-    heapify(active)
-    heapify(ready)
-    while active or ready:
-        while ready and len(active) < num_slots:
-            ref = heappop(ready)[1]
-            heappush(active, (now_s + seconds[ref], ref))
-        now_s = active[0][0]
-        while active and active[0][0] == now_s:
-            over = heappop(active)[1]
-            ends[over] = now_s
-            for ref in followers.get(over, ()):
-                waits[ref].discard(over)
-                if not waits[ref] and ref not in running:
-                    heappush(ready, (ranks[ref], ref))
-    return ends
 
 
 def budget_line(plan: Plan, seconds: Mapping[StageRef, float], hours: float, num_slots: int, crops: Crops) -> str:

@@ -248,10 +248,8 @@ def check_gpus(stage: Stage, gpus_per_member: float) -> None:
 def check_widths(plan: Plan, workers: Sequence[int]) -> None:
     """Raises ConfigError if several workers would have no shards to divide."""
     least, most = workers
-    key, shards = (
-        f"cluster.workers_per_member=[{least},{most}]",
-        {s.ref: s.recipe.optimizer.shards for s in plan.stages},
-    )
+    key = f"cluster.workers_per_member=[{least},{most}]"
+    shards = {stage.ref: stage.recipe.optimizer.shards for stage in plan.stages}
     if most > 1 and max(shards.values(), default=1) == 1:
         raise ConfigError(
             f"{key}: no stage has shards to divide; give optimizer.shards=8 (changes bits and hash), or [1,1]"

@@ -45,7 +45,7 @@ def rungs_in_words(plan: Plan) -> str:
 
 
 def estimate_halved(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int, widths: Widths) -> Estimate:
-    """Returns `estimate_moldable` from rung to rung, with the costliest points going on each time: an upper bound."""
+    """Returns `estimate_moldable` from rung to rung, with the costliest points continuing each time: an upper bound."""
     points = sorted(plan.last_stages.values(), key=lambda ref: -seconds[ref])
     left, pieces = dict(seconds), []
     for rung in plan.rungs:

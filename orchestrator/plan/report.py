@@ -102,9 +102,10 @@ class PlanReport:
             named = ", ".join(f"{split} {file.path} (sha256 {file.sha256[:12]})" for split, file in files.items())
             lines.append(f"{member}: from outside: {named}")
         cluster = self.cluster
+        who = "member" if cluster.workers_per_member[-1] == 1 else "worker"
         lines.append(
-            f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
-            f" · {counted(self.num_slots, 'member')} at once"
+            f"each {who}: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
+            f" · {counted(self.num_slots, who)} at once"
         )
         said = {"placement": self.placement, "augmentation": self.augmentation}
         lines += [f"{name}: {line}" for name, line in said.items() if line]

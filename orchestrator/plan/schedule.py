@@ -5,6 +5,7 @@ It is list scheduling, longest remaining path first. A member is one process, so
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from orchestrator.plan.model import Plan, Stage, StageRef
 from workers.models import outline
@@ -57,17 +58,49 @@ def ready(
 
 def estimate(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> Estimate:
     """Simulates the schedule of `plan`, given the seconds of each stage and the number of slots (at least 1)."""
-    now = 0.0
-    done: set[StageRef] = set()
-    ends: dict[StageRef, float] = {}
-    while len(done) < len(plan.stages):
-        for stage in ready(plan, done, ends, num_slots, seconds):
-            ends[stage.ref] = now + seconds[stage.ref]
-        now = min(ends.values())
-        finished = {ref for ref, end in ends.items() if end <= now}
-        done |= finished
-        ends = {ref: end for ref, end in ends.items() if ref not in finished}
-    return Estimate(now, lower_bound(plan, seconds, num_slots))
+    ends = simulate(plan, seconds, num_slots, costs=seconds)
+    return Estimate(max(ends.values(), default=0.0), lower_bound(plan, seconds, num_slots))
+
+
+def simulate(
+    plan: Plan,
+    seconds: Mapping[StageRef, float],
+    num_slots: int,
+    running: Collection[StageRef] = (),
+    first: Collection[StageRef] = (),
+    costs: Mapping[StageRef, float] | None = None,
+) -> dict[StageRef, float]:
+    """Returns when each stage of `plan` in `seconds` ends, longest path first, but those of `first` before others.
+
+    Paths are in `costs` (default: multiply-adds). Stages that are `running` hold a slot from the start.
+    """
+    path, waits, before = remaining_path(plan, costs or multiply_adds(plan)), {}, dict[str, StageRef]()
+    ranks = {one.ref: (one.ref not in first, -path[one.ref], n) for n, one in enumerate(plan.stages)}
+    followers: dict[StageRef, list[StageRef]] = {}
+    for stage in (one for one in plan.stages if one.ref in seconds):
+        # A member's stages run one at a time.
+        follows = {*stage.follows, before.get(stage.ref.member, stage.ref)} & seconds.keys() - {stage.ref}
+        waits[stage.ref], before[stage.ref.member] = follows, stage.ref
+        for one in follows:
+            followers.setdefault(one, []).append(stage.ref)
+    active = [(seconds[ref], ref) for ref in running if ref in waits]
+    ready = [(ranks[ref], ref) for ref, follows in waits.items() if not follows and ref not in running]
+    ends, now_s = dict[StageRef, float](), 0.0
+    heapify(active)
+    heapify(ready)
+    while active or ready:
+        while ready and len(active) < num_slots:
+            ref = heappop(ready)[1]
+            heappush(active, (now_s + seconds[ref], ref))
+        now_s = active[0][0]
+        while active and active[0][0] == now_s:
+            over = heappop(active)[1]
+            ends[over] = now_s
+            for ref in followers.get(over, ()):
+                waits[ref].discard(over)
+                if not waits[ref] and ref not in running:
+                    heappush(ready, (ranks[ref], ref))
+    return ends
 
 
 def lower_bound(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> float:

@@ -22,11 +22,11 @@ KUBERAY = {name: (DOCKER / "kuberay" / f"{name}.yaml").read_text() for name in (
 # Ray's command line imports Ray Serve, whose settings pydantic warns about.
 RAYS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 VARIANTS = ("#scaling: ", "#gpu: ")
-PAGE = (CHECKOUT / "docs" / "cluster.md").read_text().partition("## Set up a cluster")[2]
+PAGES = ("docs/cluster.md", "docs/deployment.md")
 FILES = {
     **{f"kuberay/{name}.yaml": text for name, text in KUBERAY.items()},
     **{name: (DOCKER / name).read_text() for name in ("slurm/septet.sbatch", "cluster.yaml")},
-    "docs/cluster.md": PAGE,
+    **{page: (CHECKOUT / page).read_text() for page in PAGES},
 }
 TOKEN = {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": "septet-token", "key": "auth_token"}}}
 
@@ -72,7 +72,7 @@ def _container_faults(container):
 
 
 def faults(text):
-    """What of a file for Kubernetes is not as docs/cluster.md says."""
+    """What of a file for Kubernetes is not as docs/deployment.md says."""
     found = []
     for document in yaml.safe_load_all(text):
         if document["kind"] == "Secret":
@@ -204,8 +204,10 @@ def test_files_use_commands_and_options_that_ray_has(name):
 
     for verb, *words in _commands(FILES[name], "ray"):
         assert verb in cli.commands, verb
-        taken = {"symmetric-run": ("symmetric-run", "start")}.get(verb, (verb,))
-        known = {option for one in taken for parameter in cli.commands[one].params for option in parameter.opts}
+        taken = [cli.commands[one] for one in {"symmetric-run": ("symmetric-run", "start")}.get(verb, (verb,))]
+        if verb == "job":
+            taken = [cli.commands[verb].commands[words[0]]]
+        known = {option for one in taken for parameter in one.params for option in parameter.opts}
         own = words[: words.index("--")] if "--" in words else words
         assert {word.partition("=")[0] for word in own if word.startswith("--")} <= known, words
 

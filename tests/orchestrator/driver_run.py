@@ -103,7 +103,7 @@ class Run:
         self.fakes.script, self.budgets = {}, budgets
 
     def launch_killed(self, at: int, *, before: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
-        """Kills the driver at one of its writes of the ledger; its actors go on to their end. False: it was over."""
+        """Kills the driver at one of its writes of the ledger; its actors continue to their end. False: it was over."""
         real, count = ledger_module.write_json_lines, iter(range(10**6))
 
         def write(path: Path, value: Any) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,7 @@ class Gang:
         """Returns the rows [rows, numbers] of all workers in the order of ranks; `counts` says how many each has."""
         padded = rows.new_zeros(max(counts), rows.shape[1])
         padded[: len(rows)] = rows
-        every = [torch.empty_like(padded) for _ in counts]
-        _done(lambda: self._device.allgather([every], [padded]))
+        every = self._from_all(self._device, padded)
         return torch.cat([each[:count] for each, count in zip(every, counts, strict=True)])
 
     def add_up(
@@ -73,7 +73,8 @@ class Gang:
         `own` are those of this worker's shards in order, or rank 0's sum of them. All `parameters` may have one.
         """
         flags = torch.tensor([any(parameter in each for each in own) for parameter in parameters], dtype=torch.uint8)
-        flags = self._all(flags)
+        # On the host, so that nobody waits for a device.
+        flags = torch.stack(self._from_all(self._host, flags)).amax(dim=0)
         if self._sums is None or self._sums.parameters != [*map(id, parameters)]:
             self._sums = _Sums(parameters, self._at_once)
         sums, sent, coming = self._sums, [], []
@@ -102,11 +103,10 @@ class Gang:
             finish()
         return {of: place for (of, place), flag in zip(sums.places.items(), flags.tolist(), strict=True) if flag}
 
-    def _all(self, flags: Tensor) -> Tensor:
-        """Returns which flags are set at any worker; on the host, so that nobody waits for a device."""
-        every = [torch.empty_like(flags) for _ in range(self.width)]
-        _done(lambda: self._host.allgather([every], [flags]))
-        return torch.stack(every).amax(dim=0)
+    def _from_all(self, group: Any, own: Tensor) -> list[Tensor]:
+        every = [torch.empty_like(own) for _ in range(self.width)]
+        _done(lambda: group.allgather([every], [own]))
+        return every
 
     def _from_first(self, tensor: Tensor) -> Tensor:
         if tensor.numel():
@@ -131,14 +131,9 @@ class _Sums:
         self.parameters = [*map(id, parameters)]
         first = parameters[0]
         whole = torch.empty(sum(map(torch.numel, parameters)), dtype=first.dtype, device=first.device)
-        self.places: dict[nn.Parameter, Tensor] = {}
-        spans: list[tuple[int, nn.Parameter]] = []
-        begin = 0
-        for parameter in parameters:
-            # With the parameter's strides, as its gradient has.
-            self.places[parameter] = whole.as_strided(parameter.shape, parameter.stride(), begin)
-            spans.append((begin, parameter))
-            begin += parameter.numel()
+        spans = list(zip(accumulate(map(torch.numel, parameters), initial=0), parameters, strict=False))
+        # With the parameter's strides, as its gradient has.
+        self.places = {of: whole.as_strided(of.shape, of.stride(), begin) for begin, of in spans}
         self.pieces: list[tuple[Tensor, list[tuple[Tensor, nn.Parameter, slice]]]] = []
         for low in range(0, len(whole), at_once):
             high, inside = min(low + at_once, len(whole)), []
@@ -195,8 +190,8 @@ def met(spec: StageSpec) -> Iterator[Gang]:
     on_gpu = spec.numerics.device.startswith("cuda")
     with _peer_errors():
         listener = None if meeting.listener is None else os.dup(meeting.listener)
-        first = spec.rank == 0
-        store = c10d.TCPStore(meeting.host, meeting.port, None, first, _MEET_TIMEOUT, False, master_listen_fd=listener)
+        given = meeting.host, meeting.port, None, spec.rank == 0, _MEET_TIMEOUT, False
+        store = c10d.TCPStore(*given, master_listen_fd=listener)
         options = c10d.ProcessGroupGloo._Options()
         options._timeout = _TIMEOUT
         # Else it would listen at whatever address the host's name has.
