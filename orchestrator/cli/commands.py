@@ -17,7 +17,8 @@ from orchestrator.text import counted, printable, size
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from orchestrator.config import ClusterConfig, Config
+    from orchestrator.config import Config
+    from orchestrator.placement import Placed
     from orchestrator.plan import Plan
     from orchestrator.run import RunPaths
 
@@ -98,7 +99,7 @@ def plan(request: Request, streams: Streams) -> int:
     files = (hash_init_files(config), hash_outside(config))
     planned = checked_plan(config, surveys, *files)
     placed = place(config, planned, streams.progress, Measuring.never)
-    slots = here = _members_at_once(replace(placed.cluster, address=None), streams)
+    slots = here = _members_at_once(placed, streams)
     if config.cluster.address:
         slots, line = survey_nodes(placed.cluster)
         streams.progress(line)
@@ -115,12 +116,15 @@ def plan(request: Request, streams: Streams) -> int:
     return _OK
 
 
-def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
-    """Returns how many members fit; 0 is reported, not refused, since a plan may be for another machine."""
+def _members_at_once(placed: "Placed", streams: Streams) -> int:
+    """Returns how many members fit here; 0 is reported, not refused, since a plan may be for another machine."""
     from orchestrator.cluster import check_resources
+    from workers.numerics import capabilities, missing
 
     try:
-        return check_resources(cluster)
+        if placed.cluster.address and (lacked := missing(placed.numerics, capabilities())):
+            raise ConfigError(f"it lacks {lacked}")
+        return check_resources(replace(placed.cluster, address=None))
     except ConfigError as error:
         streams.progress(f"this machine cannot run it: {error}")
         return 0

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from types import FrameType, TracebackType
+from typing import Self
 
 from workers.errors import ClusterLost
 
@@ -95,19 +95,20 @@ class HeadWatch:
     def __init__(self, address: str) -> None:
         self.head = Head(address)
         self.lost: ClusterLost | None = None
-        self._over = threading.Event()
+        self._over, self._ending = threading.Event(), threading.Lock()
         self._is_main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Self:
         if self._is_main:
-            self._before = signal.signal(signal.SIGALRM, _interrupt)
+            self._before = signal.signal(signal.SIGALRM, self._interrupt)
         threading.Thread(target=self._watch, name="septet-head", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._over.set()
+        with self._ending:
+            self._over.set()
         if self._is_main:
-            signal.signal(signal.SIGALRM, self._before)
+            signal.signal(signal.SIGALRM, self._before or signal.SIG_DFL)
         if self.lost:
             # Ray's own exit handler would wait for the head.
             atexit.register(_leave)
@@ -118,18 +119,25 @@ class HeadWatch:
             try:
                 self.head.look()
             except ClusterLost as lost:
-                self.lost = lost
                 main = threading.main_thread().ident
-                if self._is_main and main:
-                    signal.pthread_kill(main, signal.SIGALRM)
+                with self._ending:
+                    # After the block the signal would end the process.
+                    if self._over.is_set():
+                        return
+                    self.lost = lost
+                    if self._is_main and main:
+                        signal.pthread_kill(main, signal.SIGALRM)
                 if not self._over.wait(_LEAVE_S):
                     os.write(2, f"septet: {lost}\n".encode())
                     os._exit(lost.exit_code)
                 return
 
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self.lost and callable(self._before):
+            # An alarm of the program that launches.
+            self._before(number, frame)
+        elif not self._over.is_set():
+            raise KeyboardInterrupt
 
 
 def _leave() -> None:

@@ -5,6 +5,7 @@ A local Ray listens only on loopback, with its own token in this process's envir
 """
 
 import os
+import re
 import secrets
 import signal
 import sys
@@ -128,10 +129,8 @@ def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
         from ray.exceptions import RayError
 
     where, address = _find(str(settings.address))
-    client = _client(where, address)
+    stored = _storage(where, address)
     with HeadWatch(address) as watch:
-        # Ray's GCS names its storage; with another, such as Redis, it survives a restart.
-        stored = client.internal_kv_get(b"extra_usage_tag_gcs_storage", namespace=b"usage_stats", timeout=_KV_S)
         watch.head.forgetful = stored == b"memory"
         try:
             with environment({RAY_RUNTIME_ENV_IGNORE_GITIGNORE: "1"}):
@@ -166,6 +165,11 @@ def _find(given: str) -> tuple[str, str]:
             f"{where}: a launch is no client from outside: on a node of the cluster give the head's HOST:6379, or "
             f"auto; from elsewhere submit it: {_SUBMIT}"
         )
+    if not re.fullmatch(r"auto|\S+:\d+", address):
+        # Ray would join any cluster that it finds here for an empty address, and for `local`.
+        raise ConfigError(
+            f"{where}: give the head's HOST:6379, or auto; or leave it out, for a Ray on this machine alone"
+        )
     try:
         # Ray itself would wait 14 minutes for a head that is not there, deaf to Ctrl-C.
         found = canonicalize_bootstrap_address_or_die(address)
@@ -175,8 +179,8 @@ def _find(given: str) -> tuple[str, str]:
     return where, found
 
 
-def _client(where: str, address: str) -> Any:
-    """Returns a client of the head; raises ConfigError without its token, or where this machine runs no node."""
+def _storage(where: str, address: str) -> bytes | None:
+    """Returns where the head keeps its state; raises ConfigError without its token, or where no node runs here."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._private.services import find_node_ids
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -186,6 +190,8 @@ def _client(where: str, address: str) -> Any:
         # Ray tries twenty times, and says half a page.
         ensure_token_if_auth_enabled(None, create_token_if_missing=False)
         client = GcsClient(address=address)
+        # With another than memory, such as Redis, it survives a restart.
+        stored = client.internal_kv_get(b"extra_usage_tag_gcs_storage", namespace=b"usage_stats", timeout=_KV_S)
     except AuthenticationError as error:
         raise ConfigError(
             f"{where}: the cluster refuses this token, or the lack of one: set RAY_AUTH_MODE=token, and "
@@ -199,7 +205,7 @@ def _client(where: str, address: str) -> Any:
         if time.monotonic() > give_up:
             raise _no_node(where, address)
         time.sleep(1)
-    return client
+    return stored
 
 
 def _no_node(where: str, address: str) -> ConfigError:

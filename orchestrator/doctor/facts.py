@@ -119,10 +119,8 @@ def ask_ray(config: Config, chosen: Placed | None) -> str:
         ConfigError, StorageError: a launch could not use it.
     """
     settings = (chosen or config).cluster
-    if settings.address is not None:
-        slots, line = cluster.survey_nodes(settings)
-        if not slots:
-            return line
+    if settings.address is not None and not cluster.check_resources(settings):
+        return cluster.survey_nodes(settings)[1]
     needs = cluster.Needs(code_digest(), _existing(_run_dir(config)), numerics=chosen.numerics if chosen else None)
     with cluster.open_cluster(settings, needs) as actors:
         found = [f"{settings.address or 'local'}: room for {actors.num_slots} members at once"]

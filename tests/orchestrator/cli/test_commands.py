@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import watch_run
+from orchestrator.cli.commands import _members_at_once, watch_run
 from orchestrator.cli.program import main
 from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
+from orchestrator.config.schema import ClusterConfig
+from orchestrator.placement.placing import Placed
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import Ledger, State
 from orchestrator.run.paths import RunPaths
+from workers.numerics import Capabilities
+from workers.protocol import Numerics
 from workers.storage import atomic
 
 
@@ -176,3 +180,12 @@ def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished, state):
         watch_run(finished, streams, pause)
     assert len(pauses) == 3
     assert f"run: {state}" in streams.out.getvalue()
+
+
+def test_machine_that_lacks_what_is_chosen_for_a_cluster_has_no_room_to_measure_on(monkeypatch):
+    monkeypatch.setattr("workers.numerics.capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
+    at = ClusterConfig("head:6379")
+    streams = Streams(io.StringIO(), io.StringIO())
+    assert _members_at_once(Placed(Numerics(kernels="compiled"), at, ""), streams) == 0
+    assert "this machine cannot run it: it lacks compiled kernels" in streams.err.getvalue()
+    assert _members_at_once(Placed(Numerics(kernels="torch"), at, ""), streams) > 0

@@ -4,10 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RpcError
 
 from orchestrator.cluster import ray_session
-from orchestrator.cluster.ray_session import _client, _find, shipped
+from orchestrator.cluster.ray_session import _find, _storage, shipped
 from workers.errors import ConfigError
 
 _ENSURE = "ray._private.authentication.authentication_token_setup.ensure_token_if_auth_enabled"
@@ -19,7 +19,9 @@ def ray_parts(monkeypatch):
     monkeypatch.setattr(ray_session, "_NODE_STARTS_S", 0.0)
     monkeypatch.setattr(_ENSURE, lambda *_, **__: None)
     monkeypatch.setattr("ray._private.services.find_node_ids", lambda: {"a"})
-    monkeypatch.setattr("ray._raylet.GcsClient", lambda address: SimpleNamespace())
+    monkeypatch.setattr(
+        "ray._raylet.GcsClient", lambda address: SimpleNamespace(internal_kv_get=lambda *_, **__: b"memory")
+    )
     return monkeypatch
 
 
@@ -39,11 +41,27 @@ def test_ray_client_s_and_the_dashboard_s_addresses_are_refused_and_what_to_do_i
     assert str(caught.value).startswith(named)
 
 
+@pytest.mark.parametrize("address", ["", "local", "10.0.0.1", "10.0.0.1:port"])
+def test_what_is_no_address_is_refused_and_ray_does_not_look_for_another_cluster(address):
+    with pytest.raises(ConfigError, match=r"give the head's HOST:6379, or auto; or leave it out") as caught:
+        _find(address)
+    assert str(caught.value).startswith(f"cluster.address={address}: ")
+
+
+def test_head_that_does_not_answer_a_question_in_time_is_told_in_one_line(ray_parts):
+    def refuse(*_, **__):
+        raise RpcError("Deadline exceeded\nhalf a page")
+
+    ray_parts.setattr("ray._raylet.GcsClient", lambda address: SimpleNamespace(internal_kv_get=refuse))
+    with pytest.raises(ConfigError, match=r"^there: no Ray cluster answers there \(Deadline exceeded\)$"):
+        _storage("there", "10.0.0.1:6379")
+
+
 def test_machine_without_a_node_is_told_to_start_one_or_to_submit(ray_parts):
-    assert _client("there", "10.0.0.1:6379")
+    assert _storage("there", "10.0.0.1:6379") == b"memory"
     ray_parts.setattr("ray._private.services.find_node_ids", set)
     with pytest.raises(ConfigError, match=r"no node of that cluster.*ray start --address=10\.0\.0\.1:6379.*ray job"):
-        _client("there", "10.0.0.1:6379")
+        _storage("there", "10.0.0.1:6379")
 
 
 def test_token_that_is_refused_names_the_variables_in_one_line(ray_parts):
@@ -52,7 +70,7 @@ def test_token_that_is_refused_names_the_variables_in_one_line(ray_parts):
 
     ray_parts.setattr("ray._raylet.GcsClient", refuse)
     with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH to a file.*RAY_AUTH_TOKEN to the token") as caught:
-        _client("there", "10.0.0.1:6379")
+        _storage("there", "10.0.0.1:6379")
     assert "page" not in str(caught.value)
 
 
@@ -62,7 +80,7 @@ def test_token_mode_without_a_token_is_told_before_ray_is_asked(ray_parts):
 
     ray_parts.setattr(_ENSURE, refuse)
     with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH"):
-        _client("there", "10.0.0.1:6379")
+        _storage("there", "10.0.0.1:6379")
 
 
 def test_shipped_packages_are_folders_with_their_compiled_kernels_and_no_wheel():

@@ -1,9 +1,11 @@
 """A head that is gone: how soon it is known, and that what waits for Ray then ends by one line."""
 
 import atexit
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 
@@ -87,6 +89,38 @@ def test_block_that_ends_in_time_leaves_nothing_behind(quick):
     with closing(server), HeadWatch(f"127.0.0.1:{server.getsockname()[1]}"):
         time.sleep(0.1)
     assert quick == []
+
+
+@pytest.fixture
+def alarms():
+    """The alarms that this program's own handler has heard."""
+    heard = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+    yield heard
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_alarm_of_the_program_that_launches_reaches_its_own_handler(alarms):
+    with socket.create_server(("127.0.0.1", 0)) as server, HeadWatch(f"127.0.0.1:{server.getsockname()[1]}"):
+        signal.raise_signal(signal.SIGALRM)
+        assert alarms == [1]
+
+
+def test_head_that_is_found_lost_after_the_block_interrupts_nothing(quick, alarms):
+    looks, ends = threading.Event(), threading.Event()
+
+    def look():
+        looks.set()
+        ends.wait()
+        raise ClusterLost("is gone")
+
+    with HeadWatch("127.0.0.1:1") as watch:
+        watch.head.look = look
+        looks.wait()
+        (thread,) = [one for one in threading.enumerate() if one.name == "septet-head" and one.is_alive()][-1:]
+    ends.set()
+    thread.join(10)
+    assert (alarms, watch.lost) == ([], None)
 
 
 _DEAF = """

@@ -10,7 +10,7 @@ from orchestrator.cluster import ray_capacity, ray_waiting
 from orchestrator.cluster.interface import Unfit
 from orchestrator.cluster.ray_backend import RayCluster
 from orchestrator.cluster.ray_capacity import check_resources, survey_nodes
-from orchestrator.cluster.ray_nodes import Node, living_nodes
+from orchestrator.cluster.ray_nodes import Node, living_nodes, memory_to_ask, slots_of
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import available_cpus, local
 from orchestrator.cluster.ray_waiting import await_room, grows
@@ -95,6 +95,16 @@ def test_cluster_s_nodes_are_counted_and_those_that_are_too_small_are_named(monk
     monkeypatch.setattr(ray_capacity, "grows", lambda: True)
     assert survey_nodes(settings)[1].endswith("a launch waits for a node to join")
     assert check_resources(settings) == 0
+
+
+def test_node_without_memory_for_members_makes_them_ask_for_none(monkeypatch):
+    (node,) = ray.nodes()
+    without = {**node, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, without])
+    nodes = living_nodes()
+    assert memory_to_ask(1e9, nodes[:1]) == 1e9
+    assert slots_of(nodes[1], 1, 0, 1e9) == 0, "Ray would start none there"
+    assert memory_to_ask(1e9, nodes) == 0
 
 
 def test_each_node_is_described_with_what_is_wrong():

@@ -7,7 +7,7 @@ from orchestrator.doctor import facts
 from orchestrator.doctor.checks import Answer
 from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decoding.decoder import FORMATS
-from workers.errors import DataError
+from workers.errors import ConfigError, DataError
 
 
 def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path):
@@ -53,3 +53,16 @@ def test_dataset_that_no_stage_reads_is_not_asked_for(monkeypatch):
     experiment = ["experiment=tiny_imagenet", "datasets.target.root=/x"]
     asked = [set(facts.gather(compose([*experiment, *more]), print).datasets) for more in ([], ["ensemble=five"])]
     assert asked == [{"target", "superset"}, {"target"}]
+
+
+def test_cluster_that_no_launch_could_start_on_is_no_success(monkeypatch):
+    def refuse(settings):
+        raise ConfigError("no node has more")
+
+    monkeypatch.setattr(facts.cluster, "survey_nodes", lambda _: (0, "waits for a node"))
+    monkeypatch.setattr(facts.cluster, "check_resources", refuse)
+    config = compose(["cluster.address=head:6379"])
+    with pytest.raises(ConfigError, match="no node has more"):
+        facts.ask_ray(config, None)
+    monkeypatch.setattr(facts.cluster, "check_resources", lambda _: 0)
+    assert facts.ask_ray(config, None) == "waits for a node"
