@@ -77,7 +77,7 @@ def in_worker(worker):
 
 
 def test_draining_nodes_are_listed(started):
-    # A node that does drain is in tests/faults/test_nodes.py: this Ray has one node, which would end.
+    # A node that does drain is in tests/faults/test_matrix_events.py: this Ray has one node, which would end.
     with private("ray._private.state.state.get_draining_nodes", "ray_nodes.leaving_nodes"):
         assert leaving_nodes() == frozenset()
 
