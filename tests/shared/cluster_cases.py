@@ -72,6 +72,12 @@ ODD = {
     ),
     "silent": Odd("It does not answer", "no answer in 40 s: look at its load and at Ray's logs there", 2),
 }
+NO_KERNELS = Event(
+    "No node that fits has the kernels that `cluster.kernels=compiled` asks for",
+    "cluster.kernels=compiled: no machine that fits has them: install a C compiler and Septet",
+    2,
+    60,
+)
 _TOKEN = "the cluster refuses this token, or the lack of one: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH"
 _AGAIN = "run the same command again"
 EVENTS = {
