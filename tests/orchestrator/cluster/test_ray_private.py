@@ -82,6 +82,13 @@ def test_draining_nodes_are_listed(started):
         assert leaving_nodes() == frozenset()
 
 
+def test_socket_of_this_machine_s_node_is_found_by_its_process(started):
+    from ray._private.services import _find_address_from_flag
+
+    with private("ray._private.services._find_address_from_flag", "ray_session._client"):
+        assert any(Path(one).is_socket() for one in _find_address_from_flag("--raylet_socket_name"))
+
+
 def test_actor_says_where_it_runs(in_worker):
     with private("the runtime context, or ray.util.get_node_ip_address", "ray_nodes.here"):
         (node,) = living_nodes()
