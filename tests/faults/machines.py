@@ -125,7 +125,7 @@ class Lab:
         """Starts Ray's head, without CPUs, on the first machine; again after `stop_head`."""
         head = self.machines.get("head") or self.machine("head")
         words = ("--head", f"--node-ip-address={head.ip}", f"--port={PORT}", "--num-cpus=0")
-        self._start_ray(head, [*START, *words, *SMALL], Kind())
+        self._head_log = self._start_ray(head, [*START, *words, *SMALL], Kind())
 
     def stop_head(self) -> None:
         """Kills the head's processes; the nodes' live on."""
@@ -164,6 +164,7 @@ class Lab:
     def order(self, line: str) -> str:
         """Gives an order of `lab_orders.py` on the head, and returns the answer."""
         if self._orders is None:
+            wait_for(lambda: "Ray runtime started" in self._head_log.read_text(), self.logs, UP_S)
             environment = {**child_environment(), **self.environment, "PYTHONSAFEPATH": ""}
             words = self.machines["head"].inside(sys.executable, str(FOLDER / "lab_orders.py"), self.address)
             with self._log("orders").open("w") as log:
@@ -200,9 +201,10 @@ class Lab:
         for process in filter(None, (self._orders, *(one.holder for one in self.machines.values()), self._switch)):
             kill_family(process)
 
-    def _start_ray(self, machine: Machine, words: list[str], kind: Kind) -> None:
+    def _start_ray(self, machine: Machine, words: list[str], kind: Kind) -> Path:
         own = {"PYTHONPATH": str(kind.path)} if kind.path else {}
-        with self._log(machine.name).open("w") as log:
+        path = self._log(machine.name)
+        with path.open("w") as log:
             machine.ray = subprocess.Popen(
                 machine.inside(*words),
                 stdin=subprocess.DEVNULL,
@@ -211,6 +213,7 @@ class Lab:
                 env={**child_environment(), **self.environment, **own, **kind.environment},
                 start_new_session=True,
             )
+        return path
 
     def _log(self, name: str) -> Path:
         self.log_number += 1
