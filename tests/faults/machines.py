@@ -124,8 +124,10 @@ class Lab:
     def start_head(self) -> None:
         """Starts Ray's head, without CPUs, on the first machine; again after `stop_head`."""
         head = self.machines.get("head") or self.machine("head")
+        # Ray's note of the head before it, and the nodes' processes, which it sees here, would let no other one start.
+        forget = ("sh", "-c", 'rm -f /tmp/ray/ray_current_cluster && exec "$@"', "sh")
         words = ("--head", f"--node-ip-address={head.ip}", f"--port={PORT}", "--num-cpus=0")
-        self._head_log = self._start_ray(head, [*START, *words, *SMALL], Kind())
+        self._head_log = self._start_ray(head, [*forget, *START, *words, *SMALL], Kind())
 
     def stop_head(self) -> None:
         """Kills the head's processes; the nodes' live on."""

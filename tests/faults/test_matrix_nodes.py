@@ -27,7 +27,7 @@ GIVE_UP_S = 900.0
 # The minute is for a machine that has nothing else to do; here dozens of Ray's processes share two cores.
 WITHIN_S = 180.0
 ON_STORAGE = {name for name, odd in ODD.items() if odd.code == 7}
-PAUSE_S = 0.1
+PAUSE_S, KNOWN_S = 0.1, 10.0
 NONE_FITS = "no node of the cluster can be used: "
 SEVEN = "members:\n" + "".join(f"  m{n}: {{stages: {{train: {{dataset: target}}}}}}\n" for n in range(7))
 
@@ -137,6 +137,8 @@ def test_where_no_node_fits_the_launch_ends_with_2_before_anything_trains(first,
     place.overrides = tuple(word for word in place.overrides if "kernels" not in word)
     lab.kill(*{"good", "no-kernels"} & lab.alive())
     lab.join(silent=Kind())
+    # The head's Ray has to know what the node has, to give it work at all.
+    time.sleep(KNOWN_S)
     for process in lab.machines["silent"].family():
         process.suspend()
     with another_run(place, "second"):
