@@ -21,7 +21,7 @@ _CONNECT_S = 2.0
 _HTTP2_OPENING, _HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
 # With the time to leave it makes less than 30 s. A head that keeps its state elsewhere may restart within it.
 _PATIENCE_S = 20.0
-_LEAVE_S = 5.0
+_LEAVE_S, _PAUSE_S = 5.0, 0.05
 
 
 def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool | None:
@@ -84,12 +84,17 @@ class Head:
                 raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
         return self._heard_s == self._looked_s
 
+    def answers(self) -> bool:
+        """Returns whether a head is there now, maybe another one."""
+        return bool(self._connects(self._address))
+
 
 class HeadWatch:
     """Ends its block with ClusterLost when the head is gone, also where the block waits for Ray.
 
     A thread looks. It interrupts the main thread as Ctrl-C does, which most calls of Ray hear; if that does not leave
-    the block within seconds, it ends the process itself, with the same line and exit code.
+    the block within seconds, or before another head answers, it ends the process itself, with the same line and exit
+    code: Ray aborts in C++ when a call that has waited meets another head.
     """
 
     def __init__(self, address: str) -> None:
@@ -127,7 +132,10 @@ class HeadWatch:
                     self.lost = lost
                     if self._is_main and main:
                         signal.pthread_kill(main, signal.SIGALRM)
-                if not self._over.wait(_LEAVE_S):
+                give_up = time.monotonic() + _LEAVE_S
+                while time.monotonic() < give_up and not self._over.wait(_PAUSE_S) and not self.head.answers():
+                    pass
+                if not self._over.is_set():
                     os.write(2, f"septet: {lost}\n".encode())
                     os._exit(lost.exit_code)
                 return

@@ -182,7 +182,7 @@ def _find(given: str) -> tuple[str, str]:
 def _storage(where: str, address: str) -> bytes | None:
     """Returns where the head keeps its state; raises ConfigError without its token, or where no node runs here."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._private.services import find_node_ids
+    from ray._private.services import _find_address_from_flag
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
@@ -199,9 +199,9 @@ def _storage(where: str, address: str) -> bytes | None:
         ) from error
     except Exception as error:
         raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
-    # Ray waits a minute for one.
+    # Ray waits a minute for one. It aborts where it sees one whose folder it does not see, as in a container here.
     give_up = time.monotonic() + _NODE_STARTS_S
-    while not find_node_ids():  # type: ignore[no-untyped-call]
+    while not any(Path(one).is_socket() for one in _find_address_from_flag("--raylet_socket_name")):
         if time.monotonic() > give_up:
             raise _no_node(where, address)
         time.sleep(1)

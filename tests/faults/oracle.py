@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from run_artefacts import artefacts
 
 from orchestrator.run.holder import is_locked
@@ -134,10 +135,14 @@ class Place:
         """Lets a held launch continue."""
         self.marker.unlink()
 
+    def said(self, process: "Process") -> str:
+        """What a launch has written to stderr so far."""
+        return self._outputs[process.pid].with_suffix(".err").read_text()
+
     def ended(self, process: "Process", give_up_s: float = GIVE_UP_S) -> Ended:
         """Waits for the end of what `start` began."""
         code, output = process.wait(give_up_s), self._outputs[process.pid]
-        return Ended(code, output.with_suffix(".out").read_text(), output.with_suffix(".err").read_text())
+        return Ended(code, output.with_suffix(".out").read_text(), self.said(process))
 
     def launch(self, *words: str, give_up_s: float = GIVE_UP_S) -> Ended:
         """Launches and waits."""
@@ -291,12 +296,30 @@ def wait_for(
         time.sleep(PAUSE_S)
 
 
+def say(line: str) -> None:
+    """Prints `line` at once: a soak takes long, and what it measures is worth reading."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def fill_disk(ballast: Path) -> None:
     """Leaves not a block free on the disk of `ballast`, and proves it."""
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     assert shutil.disk_usage(ballast.parent).free == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own in `folder`, for the length of the block."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "septet-test", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager

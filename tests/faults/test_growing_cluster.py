@@ -2,16 +2,19 @@
 
 import json
 import socket
+import subprocess
 from contextlib import contextmanager
 
 import pytest
+from machines import SMALL, START, UP_S, kill_family
+from oracle import child_environment, wait_for
 from run_artefacts import artefacts
-from unlike_nodes import OPEN, started_head
 
 from orchestrator.run.ledger import read_ledger
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 GIVE_UP_S = 900.0
+OPEN = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 _EMPTY = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 _ALSO = (
     "head_start_ray_commands",
@@ -20,6 +23,28 @@ _ALSO = (
     "rsync_exclude",
     "rsync_filter",
 )
+
+
+@contextmanager
+def started_head(folder, port, *words, environment):
+    """The address of a head without CPUs, for the length of the block; it leaves nothing behind."""
+    head = ("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder / 'r'}")
+    log = folder / "head.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*START, *head, *SMALL, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd="/",
+            env={**child_environment(), **OPEN, **environment},
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), log.read_text, UP_S)
+        yield f"127.0.0.1:{port}"
+    finally:
+        kill_family(process)
 
 
 @contextmanager

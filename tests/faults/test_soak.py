@@ -9,7 +9,6 @@ import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -18,7 +17,7 @@ from enum import StrEnum
 
 import psutil
 import pytest
-from oracle import PAUSE_S, placed, wait_for
+from oracle import PAUSE_S, placed, say, wait_for
 from ray_nodes_process import ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
@@ -226,8 +225,3 @@ def test_everything_killed_at_random_ends_in_the_same_bytes(seed, real_images, t
         family.expect_none()
         assert not is_locked(place.paths)
         assert [path for path in place.leftovers() if place.temporary not in path.parents] == []
-
-
-def say(line):
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cluster_cases import EVENTS, NO_KERNELS, ODD, REFUSALS, STORE
 
 from orchestrator.cluster import preflight
 from orchestrator.cluster.interface import Unfit
@@ -14,7 +15,6 @@ from workers.numerics import code_digest
 from workers.protocol import Numerics
 from workers.storage import write_text
 
-STORE = "/shared/store/1"
 GOOD = {
     "code": "c" * 64,
     "python": "3.12",
@@ -36,24 +36,20 @@ def test_node_that_has_what_the_launch_has_fits():
 
 
 @pytest.mark.parametrize(
-    ("found", "said", "storage"),
+    ("found", "said", "code"),
     [
-        ({"python": "3.11"}, "it has python 3.11, and this machine 3.12: install", False),
-        ({"torch": "2.13.0", "code": "d" * 64}, "it has torch 2.13.0, and this machine 2.14.0: install", False),
-        ({"code": "d" * 64}, "workers/ (digest dddddddddddd) is not the launch's (cccccccccccc): install", False),
-        ({"compiled_kernels": False}, "lacks compiled kernels (install Septet on a machine with a C compiler)", False),
-        ({"bf16": False}, "lacks a CPU that multiplies bfloat16: leave it out, or set precision=fp32", False),
-        ({"probe": "is not there: mount it"}, "run_dir=/shared/run is not there: mount it", True),
-        ({"seen": False}, "what it writes in run_dir=/shared/run is not seen here: mount", True),
-        ({"stores": {STORE: ""}}, "no prepared images are at /shared/store/1 (datasets.store): mount", True),
-        ({"stores": {STORE: "another"}}, "other prepared images are at /shared/store/1", True),
-        ({"free_bytes": 5e8}, "a member takes about 1.0 GB: end what else runs there", False),
+        *(pytest.param(odd.found, odd.said, odd.code, id=name) for name, odd in ODD.items() if odd.found is not None),
+        ({"torch": "2.13.0", "code": "d" * 64}, "it has torch 2.13.0, and this machine 2.14.0: install", 2),
+        ({"code": "d" * 64}, "workers/ (digest dddddddddddd) is not the launch's (cccccccccccc): install", 2),
+        ({"bf16": False}, "lacks a CPU that multiplies bfloat16: leave it out, or set precision=fp32", 2),
+        ({"stores": {STORE: ""}}, f"no prepared images are at {STORE} (datasets.store): mount", 7),
+        ({"free_bytes": 5e8}, "a member takes about 1.0 GB: end what else runs there", 2),
     ],
 )
-def test_node_that_lacks_something_is_unfit_and_the_line_says_what_to_do(found, said, storage):
+def test_node_that_lacks_something_is_unfit_and_the_line_says_what_to_do(found, said, code):
     unfit = misfit({**GOOD, **found}, GOOD, NEEDS)
-    assert unfit is not None and said in unfit.reason and unfit.storage is storage
-    assert "\n" not in unfit.reason
+    assert unfit is not None and said in unfit.reason and "\n" not in unfit.reason
+    assert none_left({"w1": unfit}).exit_code == code
 
 
 def test_what_the_driver_s_machine_lacks_too_was_accepted_when_the_run_began():
@@ -114,3 +110,12 @@ def test_node_without_the_launch_s_code_or_the_store_s_folder_must_not_pack(tmp_
     other, absent = unfit_to_pack(tmp_path, "0" * 64), unfit_to_pack(tmp_path / "absent", code_digest())
     assert other is not None and other.reason.startswith("its code of workers/") and not other.storage
     assert absent is not None and absent.reason.startswith("datasets.store=") and absent.storage
+
+
+def test_page_of_clusters_has_a_row_with_the_line_and_the_code_of_each_case(checkout):
+    page = (checkout / "docs" / "cluster.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {what: (line, code) for what, line, code in (row for row in rows if len(row) == 3)}
+    for case in (NO_KERNELS, *ODD.values(), *EVENTS.values(), *REFUSALS.values()):
+        line, code = told[case.what]
+        assert case.said in line and code == str(case.code), (case, line, code)

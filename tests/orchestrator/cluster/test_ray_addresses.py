@@ -1,5 +1,6 @@
 """Addresses that no launch can join by: each gets one line that says what to give instead."""
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,19 @@ _ENSURE = "ray._private.authentication.authentication_token_setup.ensure_token_i
 
 
 @pytest.fixture
-def ray_parts(monkeypatch):
+def raylet(tmp_path):
+    """The socket of a node's Ray."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "raylet"))
+        yield tmp_path / "raylet"
+
+
+@pytest.fixture
+def ray_parts(monkeypatch, raylet):
     """What the session asks of Ray, as on a node of a cluster that lets it in."""
     monkeypatch.setattr(ray_session, "_NODE_STARTS_S", 0.0)
     monkeypatch.setattr(_ENSURE, lambda *_, **__: None)
-    monkeypatch.setattr("ray._private.services.find_node_ids", lambda: {"a"})
+    monkeypatch.setattr("ray._private.services._find_address_from_flag", lambda flag: {str(raylet)})
     monkeypatch.setattr(
         "ray._raylet.GcsClient", lambda address: SimpleNamespace(internal_kv_get=lambda *_, **__: b"memory")
     )
@@ -59,8 +68,14 @@ def test_head_that_does_not_answer_a_question_in_time_is_told_in_one_line(ray_pa
 
 def test_machine_without_a_node_is_told_to_start_one_or_to_submit(ray_parts):
     assert _storage("there", "10.0.0.1:6379") == b"memory"
-    ray_parts.setattr("ray._private.services.find_node_ids", set)
+    ray_parts.setattr("ray._private.services._find_address_from_flag", lambda flag: set())
     with pytest.raises(ConfigError, match=r"no node of that cluster.*ray start --address=10\.0\.0\.1:6379.*ray job"):
+        _storage("there", "10.0.0.1:6379")
+
+
+def test_machine_whose_container_runs_a_node_is_no_node_itself(ray_parts, raylet):
+    raylet.unlink()
+    with pytest.raises(ConfigError, match="no node of that cluster"):
         _storage("there", "10.0.0.1:6379")
 
 

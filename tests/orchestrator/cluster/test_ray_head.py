@@ -126,21 +126,27 @@ def test_head_that_is_found_lost_after_the_block_interrupts_nothing(quick, alarm
 _DEAF = """
 import socket, time
 from orchestrator.cluster import ray_head
-ray_head.LOOK_EVERY_S, ray_head._LEAVE_S = 0.02, 0.2
+ray_head.LOOK_EVERY_S, ray_head._LEAVE_S = 0.02, {leave_s}
 server = socket.create_server(("127.0.0.1", 0))
-with ray_head.HeadWatch(f"127.0.0.1:{server.getsockname()[1]}") as watch:
+server_address = server.getsockname()
+with ray_head.HeadWatch(f"127.0.0.1:{server_address[1]}") as watch:
     watch.head.forgetful = True
     server.close()
     while True:
         try:
             time.sleep(60)
         except KeyboardInterrupt:
-            pass
+            {interrupted}
 """
+_ANOTHER_HEAD = "another = socket.create_server(server_address)"
 
 
-def test_block_that_does_not_hear_the_interrupt_is_ended_with_the_line_and_the_exit_code():
-    ended = subprocess.run([sys.executable, "-c", _DEAF], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(
+    ("leave_s", "interrupted"), [(0.2, "pass"), (1000, _ANOTHER_HEAD)], ids=["in time", "as another head answers"]
+)
+def test_block_that_does_not_hear_the_interrupt_is_ended_with_the_line_and_the_exit_code(leave_s, interrupted):
+    code = _DEAF.replace("{leave_s}", str(leave_s)).replace("{interrupted}", interrupted)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert ended.stderr.startswith("septet: the head of the Ray cluster at 127.0.0.1:")
     assert ended.stderr.endswith("is gone; run the same command again\n")

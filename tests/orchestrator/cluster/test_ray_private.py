@@ -77,9 +77,16 @@ def in_worker(worker):
 
 
 def test_draining_nodes_are_listed(started):
-    # A node that does drain is in tests/faults/test_nodes.py: this Ray has one node, which would end.
+    # A node that does drain is in tests/faults/test_matrix_events.py: this Ray has one node, which would end.
     with private("ray._private.state.state.get_draining_nodes", "ray_nodes.leaving_nodes"):
         assert leaving_nodes() == frozenset()
+
+
+def test_socket_of_this_machine_s_node_is_found_by_its_process(started):
+    from ray._private.services import _find_address_from_flag
+
+    with private("ray._private.services._find_address_from_flag", "ray_session._client"):
+        assert any(Path(one).is_socket() for one in _find_address_from_flag("--raylet_socket_name"))
 
 
 def test_actor_says_where_it_runs(in_worker):
