@@ -116,10 +116,8 @@ def test_width_one_starts_what_ready_says_and_changes_nothing(tmp_path):
 class WideRun(Run):
     """Launches whose members may have up to four workers."""
 
-    def driver(self):
-        driver = super().driver()
-        driver._widths = WidthChoice(self.plan, Widths(1, 4), driver._ledger, driver._clock)
-        return driver
+    def work(self):
+        return replace(super().work(), widths=Widths(1, 4))
 
 
 @pytest.fixture
@@ -142,7 +140,7 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
     """The choice is made to ask for one change; the member saves what it has and starts again."""
     wide.fakes.waiting = frozenset({"m0/train"})
     driver, asked = wide.driver(), threading.Event()
-    real = driver._widths.starts
+    real = driver._starting._widths.starts
 
     def starts(*given):
         found, _ = real(*given)
@@ -153,7 +151,7 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
             wide.fakes.waiting = frozenset()
         return found, ()
 
-    driver._widths.starts = starts
+    driver._starting._widths.starts = starts
     wide.driver = lambda: driver
     assert wide.launch()
     assert wide.outcomes("m0/train") == [AttemptEnd.preempted, AttemptEnd.done]
@@ -177,3 +175,15 @@ def test_ledgers_of_earlier_releases_have_no_width(tmp_path):
     assert '"width": 1' in text
     (tmp_path / "ledger.json").write_text(text.replace(', "width": 1', ""))
     assert read_ledger(tmp_path / "ledger.json") == replace(ledger.contents)
+
+
+def test_slots_that_were_taken_meanwhile_have_to_be_idle_for_a_minute_again(tmp_path):
+    watched = Watched(tmp_path, 1, 4)
+    watched.start("m0", 1)
+    watched.reach(1)
+    assert watched.look(after=50) == ({}, [])
+    watched.num_slots = 1
+    assert watched.look(after=6) == ({}, [])
+    watched.num_slots = 4
+    assert watched.look(after=600) == ({}, [])
+    assert watched.look(after=61) == ({}, ["m0"])
