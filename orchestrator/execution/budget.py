@@ -89,7 +89,7 @@ class Budget:
         return (first, plan)
 
     def _seconds(self, plan: Plan, done: Refs, predicted: Refs, width: int) -> dict[StageRef, float]:
-        """Returns what is left of each stage of `plan` at `width`, its member's predictions included, if rates are known."""
+        """Returns what is left of each stage at `width`, its member's predictions included; nothing without a rate."""
         rates, costs, found = self._rates(), multiply_adds(plan), {}
         for stage in plan.stages if rates else ():
             ref, attempts = stage.ref, self._ledger.entry(TrainJob(stage.ref)).attempts

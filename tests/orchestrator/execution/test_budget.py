@@ -171,7 +171,7 @@ def test_member_that_goes_first_is_not_narrowed_for_one_that_cannot_end(tmp_path
 @pytest.mark.parametrize("width", [1, 4])
 def test_rate_of_a_wide_member_is_that_of_one_worker(tmp_path, width):
     run = wide_run(tmp_path)
-    ledger, job = begun(run, width)
+    ledger, _ = begun(run, width)
     widths = Widths(1, 4)
     budget = Budget(replace(run.work(), widths=widths), ledger, run.clock)
     stage = run.plan.stages[0]
