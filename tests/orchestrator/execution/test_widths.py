@@ -8,7 +8,7 @@ from driver_run import Run
 from fake_stages import NUM_UPDATES, make_plan, make_stage
 from local_actors import LocalActors
 
-from orchestrator.cluster.interface import Failure, Where
+from orchestrator.cluster.interface import Where
 from orchestrator.execution.widths import WidthChoice
 from orchestrator.plan import TrainJob, Widths
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, read_ledger
@@ -192,15 +192,14 @@ def test_slots_that_were_taken_meanwhile_have_to_be_idle_for_a_minute_again(tmp_
 
 
 def test_failed_attempt_is_noted_where_the_gang_s_failing_worker_was(wide, monkeypatch):
-    node, poll = ["first"], LocalActors.poll
-    monkeypatch.setattr(LocalActors, "where", lambda *_: Where("", "", 0, "", node[-1]))
+    """The driver asks where a member is once it runs, and again when it has failed."""
+    asked = []
 
-    def polled(actors, timeout_s):
-        found = poll(actors, timeout_s)
-        if any(isinstance(one.outcome, Failure) for one in found):
-            node.append("other")
-        return found
+    def where(_, member):
+        asked.append(member)
+        return Where("", "", 0, "", str(asked.count(member)))
 
-    monkeypatch.setattr(LocalActors, "poll", polled)
+    monkeypatch.setattr(LocalActors, "where", where)
     wide.fail_once("m0/train")
-    assert wide.ledger.stages["m0/train"].attempts[-1].where.node_id == "other"
+    assert wide.ledger.stages["m0/train"].attempts[-1].where.node_id == "2"
+    assert wide.ledger.stages["m1/train"].attempts[-1].where.node_id == "1"
