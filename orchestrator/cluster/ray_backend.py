@@ -40,6 +40,7 @@ from orchestrator.cluster.ray_session import (
 )
 from orchestrator.cluster.ray_waiting import grows
 from orchestrator.text import counted, size
+from workers.errors import ConfigError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Itera
         num_slots = count_slots(nodes, *asked, memory)
         cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight, member_bytes=memory)
         cluster.grows = not is_local and (settings.wait_s is not None or grows())
+        if num_slots < (least := settings.workers_per_member[0]) and not cluster.grows:
+            room = f"the nodes have room for {counted(num_slots, 'worker')} at once"
+            raise ConfigError(f"cluster.workers_per_member: {room}, not for {least}; give a smaller first number")
         with unless_lost(cluster.close, watch):
             yield cluster
 
@@ -132,8 +136,9 @@ class RayCluster:
         self._suspects = suspects
 
     def where(self, member: str) -> Where | None:
-        """Returns where the member's actor runs; None as long as it waits for a node."""
-        return self._place(self._actors[member])
+        """Returns where the member's actor runs, of a gang rank 0 or who ended it; None as long as it has no node."""
+        followers = self._followers.get(member)
+        return self._place(self._actors_of(member)[followers.cause if followers else 0])
 
     def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Starts actors for members to come, and makes them load what they need; returns at once."""
@@ -145,8 +150,9 @@ class RayCluster:
         """Assigns the member idle actors, or starts some: `width` of them, on a cluster close to each other."""
         group, placed = None, [dict[str, Any]()] * width
         if width > 1 and self._nodes_change:
+            # None of them is in the group, whose room they may hold.
+            self.end_idle()
             group, placed = place_together(width, self._resources, self._avoided())
-        # An idle one is not in the group.
         actors = [self._idle.pop() if self._idle and not group else self._new(**place) for place in placed]
         self._actors[member] = actors[0]
         if width > 1:
@@ -210,7 +216,9 @@ class RayCluster:
 
         If the cluster `grows`, there are `wanted` of them: without a machine they are demand to Ray's autoscaler.
         """
-        kept = min(wanted, _MOST_ASKED) if self.grows else 0
+        gangs = [actor for member in self._followers for actor in self._actors_of(member)]
+        # Idle ones would take the room that a gang waits for.
+        kept = min(wanted, _MOST_ASKED) if self.grows and all(map(self._node_of, gangs)) else 0
         # `acquire` takes the last.
         self._idle.sort(key=lambda actor: bool(self._node_of(actor)))
         while len(self._idle) > kept:

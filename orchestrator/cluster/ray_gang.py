@@ -37,6 +37,8 @@ class Followers:
 
     actors: list[Any]
     group: Any = None
+    # The rank whose end was the gang's: its place is where an error happened.
+    cause: int = 0
     _ends: dict[int, Outcome] = field(default_factory=dict)
     _failed_s: float = math.inf
 
@@ -58,11 +60,12 @@ class Followers:
         own = self._ends.get(0)
         if own is not None and not _lacks_a_peer(own):
             return own
-        failed = [end for end in self._ends.values() if not isinstance(end, Trained)]
-        causes = [end for end in failed if not _lacks_a_peer(end)]
+        failed = [rank for rank, end in self._ends.items() if not isinstance(end, Trained)]
+        causes = [rank for rank in failed if not _lacks_a_peer(self._ends[rank])]
         waited = time.monotonic() - self._failed_s > DEATH_TOLD_S or len(self._ends) > len(self.actors)
         if failed and (waited or (own is not None and causes)):
-            return (causes or failed)[0]
+            self.cause = (causes or failed)[0]
+            return self._ends[self.cause]
         return None
 
     def remove_group(self) -> None:

@@ -191,7 +191,9 @@ def _storage(where: str, address: str) -> bytes | None:
         ensure_token_if_auth_enabled(None, create_token_if_missing=False)
         client = GcsClient(address=address)
         # With another than memory, such as Redis, it survives a restart.
-        stored = client.internal_kv_get(b"extra_usage_tag_gcs_storage", namespace=b"usage_stats", timeout=_KV_S)
+        stored: bytes | None = client.internal_kv_get(
+            b"extra_usage_tag_gcs_storage", namespace=b"usage_stats", timeout=_KV_S
+        )
     except AuthenticationError as error:
         raise ConfigError(
             f"{where}: the cluster refuses this token, or the lack of one: set RAY_AUTH_MODE=token, and "

@@ -4,9 +4,10 @@ The time that a stage takes follows from its rate in this launch; of one that ha
 rate of a stage with the same net, else of all. Before there is a rate, nothing is decided.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import inf
+from operator import mul
 from statistics import median
 
 import psutil
@@ -58,43 +59,56 @@ class Budget:
         return self._left_s <= 0
 
     def in_order(
-        self, plan: Plan, done: Refs, predicted: Refs, running: frozenset[StageRef], num_slots: int
+        self, plan: Plan, done: Refs, predicted: Refs, running: Mapping[StageRef, int], num_slots: int
     ) -> tuple[Plan, ...]:
         """Returns the part of `plan` whose stages start first, then all of it, and sets `yielding`.
 
-        A halved sweep has no such part: each of its rungs waits for all points.
+        `running` are the widths of running stages. A halved sweep has no such part: each of its rungs waits for all
+        points.
         """
         if self._ends is None or plan.rungs:
             return (plan,)
+        widths = self._work.widths
         if self._clock() - self._decided >= min(_DECIDE_EVERY_S, self._limit_s / 100):
-            seconds, self._decided = self._seconds(plan, done, predicted), self._clock()
-            self._first = choose_first(self._work.plan, seconds, self._left_s, num_slots, running, self._first)
+            # As if all members were equally wide.
+            num_members = len({stage.ref.member for stage in plan.stages if stage.ref not in done})
+            width = min(max(num_slots // max(num_members, 1), widths.least), widths.most)
+            seconds, self._decided = self._seconds(plan, done, predicted, width), self._clock()
+            at_once = max(num_slots // width, 1)
+            self._first = choose_first(self._work.plan, seconds, self._left_s, at_once, running, self._first)
             self._needed = needed_by(self._work.plan, self._first)
         first = replace(plan, stages=tuple(one for one in plan.stages if one.ref in self._needed))
-        waiting = ready(first, done, running & self._needed, num_slots, predicted=predicted)
-        others = sorted(ref.member for ref in running - self._needed if ref not in done)
-        self.yielding = frozenset(others[: max(0, len(waiting) - (num_slots - len(running)))])
+        at_once = max(num_slots // widths.least, 1)
+        waiting = ready(first, done, running.keys() & self._needed, at_once, predicted=predicted)
+        lacking, yielding = widths.least * len(waiting) - (num_slots - sum(running.values())), set[str]()
+        for ref in sorted(running.keys() - self._needed - {*done}, key=str):
+            if lacking > 0:
+                yielding.add(ref.member)
+                lacking -= running[ref]
+        self.yielding = frozenset(yielding)
         return (first, plan)
 
-    def _seconds(self, plan: Plan, done: Refs, predicted: Refs) -> dict[StageRef, float]:
-        """Returns what is left of each stage of `plan`, its member's predictions included; nothing without a rate."""
+    def _seconds(self, plan: Plan, done: Refs, predicted: Refs, width: int) -> dict[StageRef, float]:
+        """Returns what is left of each stage at `width`, its member's predictions included; nothing without a rate."""
         rates, costs, found = self._rates(), multiply_adds(plan), {}
         for stage in plan.stages if rates else ():
             ref, attempts = stage.ref, self._ledger.entry(TrainJob(stage.ref)).attempts
             own = rates.get(ref) or rates.get(str(stage.recipe.model)) or median(rates.values())
             left = 0.0 if ref in done else 1 - (attempts[-1].last_step if attempts else 0) / stage.num_updates
             after_s = predicting_s(self._work.plan, ref, costs[ref] * own, self._work.crops)
-            found[ref] = costs[ref] * own * left + (0.0 if ref in predicted else after_s)
+            left_s = costs[ref] * own * left / self._work.widths.speed(stage, width)
+            found[ref] = left_s + (0.0 if ref in predicted else after_s)
         return {ref: left_s for ref, left_s in found.items() if left_s}
 
     def _rates(self) -> dict[object, float]:
-        """Returns the seconds that a multiply-add took in this launch, by stage and by net."""
+        """Returns the seconds that a multiply-add took one worker in this launch, by stage and by net."""
         rates, costs, contents = dict[object, float](), multiply_adds(self._work.plan), self._ledger.contents
         for stage in self._work.plan.stages:
             tried = [one for one in contents.entry(TrainJob(stage.ref)).attempts if one.launch == contents.launch]
-            spent_s = sum((one.ended or self._clock()) - one.started for one in tried)
+            spent = [(one.ended or self._clock()) - one.started for one in tried]
             num_updates = sum(one.last_step - one.resumed_from for one in tried)
-            if num_updates and spent_s >= min(_RATED_S, self._limit_s / 20):
-                rate = spent_s / num_updates * stage.num_updates / costs[stage.ref]
+            if num_updates and sum(spent) >= min(_RATED_S, self._limit_s / 20):
+                speeds = [self._work.widths.speed(stage, one.width) for one in tried]
+                rate = sum(map(mul, spent, speeds)) / num_updates * stage.num_updates / costs[stage.ref]
                 rates[stage.ref] = rates[str(stage.recipe.model)] = rate
         return rates

@@ -347,6 +347,9 @@ class Driver:
         """Retries a job or gives it up. Its actor is not used again, since the state of its process is unknown."""
         _log.warning("%s: %s: %s", job, failure.kind, failure.message)
         _log.debug("%s", failure.traceback)
+        if where := self._cluster.where(job.member):
+            # Of a gang's worker that failed.
+            self._ledger.place(job, where)
         self._discard(job.member)
         message = f"{failure.kind}: {failure.message}"
         if failure.diverged_at is not None:

@@ -61,11 +61,13 @@ class Starting:
         jobs: dict[Job, int] = dict.fromkeys(list(predicting)[:free], 1)
         kept_out, changes = len(predicting) - len(jobs), list[str]()
         taught = {self._work.plan.last_stages[member] for member in predicted}
-        in_work = frozenset(job.ref for job in (*running, *jobs))
+        in_work = {job.ref: width for job, width in {**running, **jobs}.items()}
         for plan in self.budget.in_order(trainable, done, taught, in_work, slots):
             found, changed = self._widths.starts(plan, done, {**running, **jobs}, slots, taught, moving, kept_out)
             jobs |= {TrainJob(ref): width for ref, width in found.items()}
             changes += changed
+            # Those that go first keep their widths, whoever waits to go after them.
+            moving = trainable.members
         num_waiting = 0
         if cluster.grows:
             begun = [job.ref for job in (*running, *jobs)]

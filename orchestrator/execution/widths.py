@@ -61,6 +61,8 @@ class WidthChoice:
         if self._widths.most == 1:
             return {stage.ref: 1 for stage in waiting}, ()
         now, busy = self._clock(), sum(trained.values())
+        if busy >= slots:
+            self._idle_since = None
         is_due = now - self._looked >= _LOOK_EVERY_S and (waiting or busy != slots)
         if not is_due and not (waiting and busy < slots):
             return {}, ()
@@ -102,7 +104,9 @@ class WidthChoice:
         for stage in stages:
             attempts = self._ledger.entry(TrainJob(stage.ref)).attempts
             shares[stage.ref] = 1 - attempts[-1].last_step / stage.num_updates if attempts else 1.0
-            if stage.ref in trained and (made := attempts[-1].last_step - attempts[-1].resumed_from) > 0:
+            # One that starts now has no attempt yet, or an earlier one.
+            runs = stage.ref in trained and attempts and attempts[-1].outcome is None
+            if runs and (made := attempts[-1].last_step - attempts[-1].resumed_from) > 0:
                 seconds = self._age(stage.ref) * self._widths.speed(stage, trained[stage.ref])
                 paces[stage.ref] = seconds * stage.num_updates / (made * self._costs[stage.ref])
         usual = median(paces.values()) if paces else 1.0

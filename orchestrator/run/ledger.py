@@ -209,10 +209,13 @@ class Ledger:
         return attempt.attempt
 
     def place(self, job: Job, where: Where) -> None:
-        """Records where the last attempt runs."""
+        """Records where the last attempt runs; one that waited for a machine has started now."""
         entry = self.entry(job)
-        attempts = (*entry.attempts[:-1], replace(entry.attempts[-1], where=where))
-        self._put(job, replace(entry, state=State.running, attempts=attempts))
+        last = replace(entry.attempts[-1], where=where, started=self._started(entry))
+        self._put(job, replace(entry, state=State.running, attempts=(*entry.attempts[:-1], last)))
+
+    def _started(self, entry: Entry) -> float:
+        return round(self._clock(), 3) if entry.state is State.waiting else entry.attempts[-1].started
 
     def reach(self, job: Job, last_step: int) -> None:
         """Records the last update that the last attempt has reached.
@@ -240,7 +243,7 @@ class Ledger:
         last = entry.attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
         ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
-        ended = replace(ended, ended=round(self._clock(), 3))
+        ended = replace(ended, started=self._started(entry), ended=round(self._clock(), 3))
         rungs = entry.rungs if rung is None else (*entry.rungs, rung)
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
 

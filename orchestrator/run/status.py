@@ -51,8 +51,8 @@ class StageStatus(Course):
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
     updates whose NaN did not return in a replay, met on `nan_nodes`. It `waits_for` the predictions of members that it
-    learns from, or for a machine. `where` is the place of the last attempt, of its first worker, and `width` counts its
-    workers.
+    learns from, or for a machine. `where` is the place of the last attempt, of its first worker, or of the one
+    that failed, and `width` counts its workers.
     """
 
     member: str

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,13 +12,14 @@ from fake_stages import make_spec
 from stages import never
 from tiny_stage import TINY, make_spec as make_real_spec, make_store
 
-from orchestrator.cluster import ray_gang
+from orchestrator.cluster import ray_backend, ray_gang
 from orchestrator.cluster.actor import Duties
-from orchestrator.cluster.interface import Failure, Halted, Lost, Trained, Unfit
+from orchestrator.cluster.interface import Failure, Halted, Lost, Trained, Unfit, Where
 from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.cluster.ray_gang import Followers
+from orchestrator.cluster.ray_nodes import Node
 from orchestrator.config.schema import ClusterConfig
-from workers.errors import PeerLost, Stopped
+from workers.errors import ConfigError, PeerLost, Stopped
 from workers.protocol import StageResult
 from workers.training import run_stage
 
@@ -130,3 +132,61 @@ def test_gangs_of_two_on_real_ray_train_stop_and_lose_a_worker(tmp_path, monkeyp
         assert isinstance(_next(cluster).outcome, Lost)
         cluster.close()
     assert end.outcome.result.checkpoint_sha256 == run_stage(alone, never).checkpoint_sha256
+
+
+class Placed(RayCluster):
+    """Starts and ends nothing; `nodes_of` has the nodes of actors, which are numbers."""
+
+    def __init__(self):
+        super().__init__(4, 1, 0, nodes_change=True)
+        self.num_started, self.ended, self.nodes_of = 0, [], {}
+
+    def _new(self, **place):
+        self.num_started += 1
+        return self.num_started
+
+    def _kill(self, actor):
+        self.ended.append(actor)
+
+    def _place(self, actor):
+        node = self.nodes_of.get(actor)
+        return Where("", "", 0, "", node) if node else None
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    monkeypatch.setattr(ray_backend, "place_together", lambda width, *_: ("group", [{"rank": n} for n in range(width)]))
+    return Placed()
+
+
+def test_idle_actors_leave_their_room_to_a_gang_that_waits_for_it(placed):
+    placed.grows = True
+    placed.end_idle(2)
+    placed.nodes_of = {1: "a", 2: "b"}
+    placed.acquire("wide", 2)
+    assert placed.ended == [1, 2], "they may hold all CPUs, and Ray places a gang at once or not at all"
+    placed.end_idle(2)
+    assert not placed._idle
+    placed.nodes_of |= {3: "a", 4: "b"}
+    placed.end_idle(2)
+    assert len(placed._idle) == 2
+
+
+def test_place_of_a_gang_that_has_ended_is_that_of_the_worker_that_was_why(placed):
+    placed.acquire("wide", 3)
+    placed.nodes_of = {1: "a", 2: "b", 3: "c"}
+    assert placed.where("wide").node_id == "a"
+    for rank, end in ((0, LONELY), (2, LONELY), (1, DEAD)):
+        placed._followers["wide"].note(rank, end)
+    assert placed._followers["wide"].outcome() == DEAD
+    assert placed.where("wide").node_id == "b"
+
+
+def test_cluster_that_never_has_room_for_the_narrowest_gang_is_refused(monkeypatch):
+    monkeypatch.setattr(ray_backend, "local", nullcontext)
+    monkeypatch.setattr(ray_backend, "able_nodes", lambda *_: [Node(2, 0)])
+    with (
+        pytest.raises(ConfigError, match="room for 2 workers at once, not for 3"),
+        open_cluster(ClusterConfig(workers_per_member=(3, 4))),
+    ):
+        pass

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from driver_run import Run
 from fake_stages import NUM_UPDATES, make_plan, make_stage
+from local_actors import LocalActors
 
+from orchestrator.cluster.interface import Where
 from orchestrator.execution.widths import WidthChoice
 from orchestrator.plan import TrainJob, Widths
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, read_ledger
@@ -116,10 +118,8 @@ def test_width_one_starts_what_ready_says_and_changes_nothing(tmp_path):
 class WideRun(Run):
     """Launches whose members may have up to four workers."""
 
-    def driver(self):
-        driver = super().driver()
-        driver._starting._widths = WidthChoice(self.plan, Widths(1, 4), driver._ledger, driver._clock)
-        return driver
+    def work(self):
+        return replace(super().work(), widths=Widths(1, 4))
 
 
 @pytest.fixture
@@ -177,3 +177,29 @@ def test_ledgers_of_earlier_releases_have_no_width(tmp_path):
     assert '"width": 1' in text
     (tmp_path / "ledger.json").write_text(text.replace(', "width": 1', ""))
     assert read_ledger(tmp_path / "ledger.json") == replace(ledger.contents)
+
+
+def test_slots_that_were_taken_meanwhile_have_to_be_idle_for_a_minute_again(tmp_path):
+    watched = Watched(tmp_path, 1, 4)
+    watched.start("m0", 1)
+    watched.reach(1)
+    assert watched.look(after=50) == ({}, [])
+    watched.num_slots = 1
+    assert watched.look(after=6) == ({}, [])
+    watched.num_slots = 4
+    assert watched.look(after=600) == ({}, [])
+    assert watched.look(after=61) == ({}, ["m0"])
+
+
+def test_failed_attempt_is_noted_where_the_gang_s_failing_worker_was(wide, monkeypatch):
+    """The driver asks where a member is once it runs, and again when it has failed."""
+    asked = []
+
+    def where(_, member):
+        asked.append(member)
+        return Where("", "", 0, "", str(asked.count(member)))
+
+    monkeypatch.setattr(LocalActors, "where", where)
+    wide.fail_once("m0/train")
+    assert wide.ledger.stages["m0/train"].attempts[-1].where.node_id == "2"
+    assert wide.ledger.stages["m1/train"].attempts[-1].where.node_id == "1"

@@ -176,3 +176,19 @@ def test_nan_is_passed_once_something_beyond_it_is_vouched_for(tmp_path):
     assert [ledger.pass_nans(STAGE, beyond) for beyond in (5, 8, 8, 10)] == [(), (5,), (), (9,)]
     assert read_ledger(path).stages["a/train"].passed_nans == (5, 9)
     assert ledger.entry(STAGE).open_nans == ()
+
+
+def test_attempt_that_waited_for_a_machine_has_started_when_it_has_one(tmp_path):
+    now = [5.0]
+    ledger = Ledger(tmp_path / "ledger.json", lambda: now[-1])
+    ledger.begin(STAGE, started=5.0, resumed_from=0, state=State.waiting, width=4)
+    now.append(65.0)
+    ledger.place(STAGE, Where("a", "10.0.0.1", 1, "CPU", "n"))
+    now.append(66.0)
+    ledger.place(STAGE, Where("b", "10.0.0.2", 1, "CPU", "m"))
+    assert ledger.last(STAGE).started == 65.0, "it is moved once"
+    ledger.end(STAGE, AttemptEnd.lost, State.waiting)
+    ledger.begin(STAGE, started=66.0, resumed_from=0, state=State.waiting)
+    now.append(99.0)
+    ledger.end(STAGE, AttemptEnd.stopped, State.stopped)
+    assert [one.ended - one.started for one in ledger.entry(STAGE).attempts] == [1.0, 0.0]
