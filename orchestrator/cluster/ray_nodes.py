@@ -88,7 +88,7 @@ def living_nodes() -> list[Node]:
         Node(
             *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),
             *(node[name] for name in ("NodeID", "NodeManagerHostname", "NodeManagerAddress")),
-            memory=node["Resources"].get("memory", 0),
+            *(node["Resources"].get(name, 0) for name in ("memory",)),
         )
         for node in described
         if node["Alive"]

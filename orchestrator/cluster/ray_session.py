@@ -179,7 +179,7 @@ def _find(given: str) -> tuple[str, str]:
     return where, found
 
 
-def _storage(where: str, address: str) -> bytes | None:
+def _storage(where: str, address: str) -> Any:
     """Returns where the head keeps its state; raises ConfigError without its token, or where no node runs here."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._private.services import _find_address_from_flag
