@@ -22,6 +22,8 @@ _HTTP2_OPENING, _HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0
 # With the time to leave it makes less than 30 s. A head that keeps its state elsewhere may restart within it.
 _PATIENCE_S = 20.0
 _LEAVE_S, _PAUSE_S = 5.0, 0.05
+# Another head may be there two seconds after the end of one (measured).
+_CONFIRM_S = 0.2
 
 
 def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool | None:
@@ -68,14 +70,14 @@ class Head:
         self.forgetful = False
 
     def look(self) -> bool:
-        """Asks the head, at most once a second, and returns whether it answered last time.
+        """Asks the head, at most every `pause_s`, and returns whether it answered last time.
 
         Raises:
             ClusterLost: it has not answered for longer than a head takes to restart; or one that is `forgetful` has
                 ended, since a new one in its place would know nothing of this launch.
         """
         now = self._clock()
-        if now - self._looked_s >= LOOK_EVERY_S:
+        if now - self._looked_s >= self.pause_s:
             self._looked_s, found = now, self._connects(self._address)
             self._num_refused = self._num_refused + 1 if found is None else 0
             if found:
@@ -83,6 +85,11 @@ class Head:
             elif now - self._heard_s > self._patience_s or (self.forgetful and self._num_refused > 1):
                 raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
         return self._heard_s == self._looked_s
+
+    @property
+    def pause_s(self) -> float:
+        """Returns the seconds from one look to the next, fewer if the last one met no process of a `forgetful` head."""
+        return _CONFIRM_S if self.forgetful and self._num_refused else LOOK_EVERY_S
 
     def answers(self) -> bool:
         """Returns whether a head is there now, maybe another one."""
@@ -120,7 +127,7 @@ class HeadWatch:
             raise self.lost from error
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY_S):
+        while not self._over.wait(self.head.pause_s):
             try:
                 self.head.look()
             except ClusterLost as lost:

@@ -57,6 +57,23 @@ def test_head_that_keeps_its_state_in_memory_is_lost_as_soon_as_nothing_listens(
         head.look()
 
 
+@pytest.mark.parametrize("forgetful", [True, False])
+def test_head_whose_process_seems_to_have_ended_is_looked_at_again_before_another_can_be_there(forgetful):
+    now = [0.0]
+    head = Head("127.0.0.1:1", lambda address: None, lambda: now[0])
+    head.forgetful = forgetful
+    assert head.pause_s == ray_head.LOOK_EVERY_S
+    now[0] = 5.0
+    head.look()
+    assert head.pause_s == (ray_head._CONFIRM_S if forgetful else ray_head.LOOK_EVERY_S)
+    now[0] += ray_head._CONFIRM_S
+    if forgetful:
+        with pytest.raises(ClusterLost):
+            head.look()
+    else:
+        assert not head.look()
+
+
 def test_head_that_is_not_there_or_says_nothing_is_told_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for port in (silent.getsockname()[1], 1):
