@@ -1,24 +1,20 @@
 """Keeps a launch within `budget.hours`: when it has to stop, and which members go first because they can end.
 
-The time that a stage takes follows from its rate in this launch; of one that has none, from its multiply-adds and the
-rate of a stage with the same net, else of all. Before there is a rate, nothing is decided.
+Before the launch has a rate (`pace`), nothing is decided.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import inf
-from operator import mul
-from statistics import median
 
 import psutil
 
 from orchestrator.execution.jobs import Work
+from orchestrator.execution.pace import Pace
 from orchestrator.plan import (
     Plan,
     StageRef,
-    TrainJob,
     choose_first,
-    multiply_adds,
     needed_by,
     predicting_s,
     ready,
@@ -42,8 +38,8 @@ class Budget:
     `yielding` are members that give up their slots to others, which can still end.
     """
 
-    def __init__(self, work: Work, ledger: Ledger, clock: Callable[[], float]) -> None:
-        self._work, self._ledger, self._clock = work, ledger, clock
+    def __init__(self, work: Work, ledger: Ledger, clock: Callable[[], float], pace: Pace) -> None:
+        self._work, self._clock, self._pace = work, clock, pace
         self._ends, self._limit_s = ledger.contents.budget_ends, (work.hours or 0.0) * 3600
         self._decided, self._first, self._needed = -inf, frozenset[str](), frozenset[StageRef]()
         self.yielding = frozenset[str]()
@@ -90,25 +86,11 @@ class Budget:
 
     def _seconds(self, plan: Plan, done: Refs, predicted: Refs, width: int) -> dict[StageRef, float]:
         """Returns what is left of each stage at `width`, its member's predictions included; nothing without a rate."""
-        rates, costs, found = self._rates(), multiply_adds(plan), {}
-        for stage in plan.stages if rates else ():
-            ref, attempts = stage.ref, self._ledger.entry(TrainJob(stage.ref)).attempts
-            own = rates.get(ref) or rates.get(str(stage.recipe.model)) or median(rates.values())
-            left = 0.0 if ref in done else 1 - (attempts[-1].last_step if attempts else 0) / stage.num_updates
-            after_s = predicting_s(self._work.plan, ref, costs[ref] * own, self._work.crops)
-            left_s = costs[ref] * own * left / self._work.widths.speed(stage, width)
-            found[ref] = left_s + (0.0 if ref in predicted else after_s)
+        left, is_known = self._pace.left(plan.stages, min(_RATED_S, self._limit_s / 20))
+        found = dict[StageRef, float]()
+        for stage in plan.stages if is_known else ():
+            ref, own = stage.ref, left[stage.ref]
+            rest_s = 0.0 if ref in done else own.rest_s / self._work.widths.speed(stage, width)
+            after_s = predicting_s(self._work.plan, ref, own.whole_s, self._work.crops)
+            found[ref] = rest_s + (0.0 if ref in predicted else after_s)
         return {ref: left_s for ref, left_s in found.items() if left_s}
-
-    def _rates(self) -> dict[object, float]:
-        """Returns the seconds that a multiply-add took one worker in this launch, by stage and by net."""
-        rates, costs, contents = dict[object, float](), multiply_adds(self._work.plan), self._ledger.contents
-        for stage in self._work.plan.stages:
-            tried = [one for one in contents.entry(TrainJob(stage.ref)).attempts if one.launch == contents.launch]
-            spent = [(one.ended or self._clock()) - one.started for one in tried]
-            num_updates = sum(one.last_step - one.resumed_from for one in tried)
-            if num_updates and sum(spent) >= min(_RATED_S, self._limit_s / 20):
-                speeds = [self._work.widths.speed(stage, one.width) for one in tried]
-                rate = sum(map(mul, spent, speeds)) / num_updates * stage.num_updates / costs[stage.ref]
-                rates[stage.ref] = rates[str(stage.recipe.model)] = rate
-        return rates

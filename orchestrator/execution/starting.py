@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from orchestrator.cluster import RayCluster
 from orchestrator.execution.budget import Budget
 from orchestrator.execution.jobs import Work
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.widths import WidthChoice
 from orchestrator.plan import Job, Plan, StageRef, TrainJob, ready
 from orchestrator.run import Ledger
@@ -32,8 +33,9 @@ class Starting:
 
     def __init__(self, work: Work, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._work = work
-        self.budget = Budget(work, ledger, clock)
-        self._widths = WidthChoice(work.plan, work.widths, ledger, clock)
+        pace = Pace(work.plan, work.widths, ledger, clock)
+        self.budget = Budget(work, ledger, clock, pace)
+        self._widths = WidthChoice(work.widths, ledger, clock, pace)
 
     def choose(
         self,

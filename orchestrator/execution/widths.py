@@ -1,21 +1,18 @@
 """Decides for the driver which stages start, how wide they are, and which running ones change their width."""
 
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping
-from statistics import median
 
+from orchestrator.execution.pace import Pace
 from orchestrator.plan import (
     PATIENCE_S,
     Job,
     Plan,
-    Stage,
     StageRef,
     TrainJob,
     Widths,
     candidates,
     choose,
-    multiply_adds,
 )
 from orchestrator.run import Ledger
 
@@ -27,9 +24,8 @@ _log = logging.getLogger(__name__)
 class WidthChoice:
     """Chooses by the plan, the ledger and the time; `clock` returns Unix seconds."""
 
-    def __init__(self, plan: Plan, widths: Widths, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
-        self._widths, self._ledger, self._clock = widths, ledger, clock
-        self._costs = multiply_adds(plan)
+    def __init__(self, widths: Widths, ledger: Ledger, clock: Callable[[], float], pace: Pace) -> None:
+        self._widths, self._ledger, self._clock, self._pace = widths, ledger, clock, pace
         self._idle_since: float | None = None
         self._looked = -_LOOK_EVERY_S
 
@@ -57,7 +53,7 @@ class WidthChoice:
         beside = [job.ref for job in running if not isinstance(job, TrainJob)]
         trained = {job.ref: width for job, width in running.items() if isinstance(job, TrainJob)}
         slots = num_slots - len(beside) - kept_out
-        waiting = candidates(plan, done, trained, slots, self._widths, self._costs, beside, predicted)
+        waiting = candidates(plan, done, trained, slots, self._widths, self._pace.costs, beside, predicted)
         if self._widths.most == 1:
             return {stage.ref: 1 for stage in waiting}, ()
         now, busy = self._clock(), sum(trained.values())
@@ -68,8 +64,8 @@ class WidthChoice:
             return {}, ()
         self._looked = now
         known = [stage for stage in plan.stages if stage.ref not in done]
-        left, is_known = self._seconds_left(known, trained)
-        left |= dict.fromkeys(plan.by_ref.keys() - left.keys(), 0.0)
+        found, is_known = self._pace.left(known)
+        left = {ref: found[ref].rest_s if ref in found else 0.0 for ref in plan.by_ref}
         # Stages that ended meanwhile, or may run no more, are not in the plan.
         in_plan = {ref: width for ref, width in trained.items() if ref in plan.by_ref}
         chosen = choose(plan, left, in_plan, waiting, slots - (busy - sum(in_plan.values())), self._widths)
@@ -92,23 +88,3 @@ class WidthChoice:
     def _age(self, ref: StageRef) -> float:
         """Returns the seconds since the stage's width last changed, at the least."""
         return self._clock() - self._ledger.last(TrainJob(ref)).started
-
-    def _seconds_left(
-        self, stages: Collection[Stage], trained: Mapping[StageRef, int]
-    ) -> tuple[dict[StageRef, float], bool]:
-        """Returns the seconds that one worker would take for the rest of each stage, and whether any rate is known.
-
-        A stage without a rate of its own has the usual one for each multiply-add; without any, these stand for seconds.
-        """
-        paces, shares = dict[StageRef, float](), dict[StageRef, float]()
-        for stage in stages:
-            attempts = self._ledger.entry(TrainJob(stage.ref)).attempts
-            shares[stage.ref] = 1 - attempts[-1].last_step / stage.num_updates if attempts else 1.0
-            # One that starts now has no attempt yet, or an earlier one.
-            runs = stage.ref in trained and attempts and attempts[-1].outcome is None
-            if runs and (made := attempts[-1].last_step - attempts[-1].resumed_from) > 0:
-                seconds = self._age(stage.ref) * self._widths.speed(stage, trained[stage.ref])
-                paces[stage.ref] = seconds * stage.num_updates / (made * self._costs[stage.ref])
-        usual = median(paces.values()) if paces else 1.0
-        left = {ref: max(0.0, share) * self._costs[ref] * paces.get(ref, usual) for ref, share in shares.items()}
-        return left, bool(paces)

@@ -12,6 +12,7 @@ from redone import redone_updates
 
 from orchestrator.execution import driver as driver_module
 from orchestrator.execution.budget import Budget, ends_at
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.starting import Starting
 from orchestrator.plan.model import Rung, TrainJob
 from orchestrator.plan.widths import Widths
@@ -75,7 +76,7 @@ def test_budget_leaves_the_points_of_a_halved_sweep_in_their_order(tmp_path, in_
     ledger.reach(TrainJob(run.plan.stages[0].ref), 1)
     for rungs, num_parts in (((), 2), ((Rung(3, 1),), 1)):
         plan = replace(run.plan, rungs=rungs)
-        budget = Budget(replace(run.work(), plan=plan), ledger, run.clock)
+        budget = budget_of(replace(run.work(), plan=plan), ledger, run.clock)
         assert len(budget.in_order(plan, (), (), {plan.stages[0].ref: 1}, 1)) == num_parts
         assert budget.yielding == ({"a"} if num_parts == 2 else set())
 
@@ -87,7 +88,7 @@ def test_nobody_yields_once_no_other_can_end(tmp_path, in_time):
     ledger.begin(job, started=run.clock() - 60, resumed_from=0)
     ledger.reach(job, 1)
     now = run.clock()
-    budget = Budget(run.work(), ledger, lambda: now)
+    budget = budget_of(run.work(), ledger, lambda: now)
     budget.in_order(run.plan, (), (), {job.ref: 1}, 1)
     assert budget.yielding == {"a"}
     now += 89
@@ -101,7 +102,7 @@ def test_stage_that_waits_for_a_decision_takes_no_slot(tmp_path, in_time):
     ledger = Ledger(run.paths.ledger, budget_ends=run.clock() + 100)
     ledger.begin(job, started=run.clock() - 60, resumed_from=0)
     ledger.reach(job, 1)
-    budget = Budget(run.work(), ledger, run.clock)
+    budget = budget_of(run.work(), ledger, run.clock)
     trainable = replace(run.plan, stages=run.plan.stages[:1])
     assert budget.in_order(trainable, (), (), {job.ref: 1}, 1) == (trainable, trainable)
     assert budget.yielding == set()
@@ -114,8 +115,12 @@ def test_budget_counts_from_the_start_of_the_process():
 
 def test_without_a_budget_nothing_ends_and_nothing_goes_first(tmp_path):
     run = Run(tmp_path, plan_of(SEVEN))
-    budget = Budget(run.work(), Ledger(run.paths.ledger), run.clock)
+    budget = budget_of(run.work(), Ledger(run.paths.ledger), run.clock)
     assert not budget.is_spent and budget.in_order(run.plan, (), (), {}, 2) == (run.plan,)
+
+
+def budget_of(work, ledger, clock):
+    return Budget(work, ledger, clock, Pace(work.plan, work.widths, ledger, clock))
 
 
 def wide_run(tmp_path, **limits):
@@ -137,7 +142,7 @@ def begun(run, width):
 def test_wide_member_that_cannot_end_yields_if_its_workers_leave_no_slot(tmp_path, num_slots, yielding):
     run = wide_run(tmp_path)
     ledger, job = begun(run, 4)
-    budget = Budget(replace(run.work(), widths=Widths(1, 4)), ledger, run.clock)
+    budget = budget_of(replace(run.work(), widths=Widths(1, 4)), ledger, run.clock)
     budget._decided, budget._needed = run.clock(), frozenset({run.plan.stages[1].ref})
     budget.in_order(run.plan, (), (), {job.ref: 4}, num_slots)
     assert budget.yielding == yielding
@@ -173,7 +178,7 @@ def test_rate_of_a_wide_member_is_that_of_one_worker(tmp_path, width):
     run = wide_run(tmp_path)
     ledger, _ = begun(run, width)
     widths = Widths(1, 4)
-    budget = Budget(replace(run.work(), widths=widths), ledger, run.clock)
+    budget = budget_of(replace(run.work(), widths=widths), ledger, run.clock)
     stage = run.plan.stages[0]
     wanted = 30 * widths.speed(stage, width) * (stage.num_updates - 2)
     left_s = budget._seconds(run.plan, (), {stage.ref}, 1)

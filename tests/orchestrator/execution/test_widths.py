@@ -9,6 +9,7 @@ from fake_stages import NUM_UPDATES, make_plan, make_stage
 from local_actors import LocalActors
 
 from orchestrator.cluster.interface import Where
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.widths import WidthChoice
 from orchestrator.plan import TrainJob, Widths
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, read_ledger
@@ -28,7 +29,8 @@ class Watched:
     def __init__(self, path, num_members, num_slots, widths=WIDE):
         self.now, self.num_slots = 1000.0, num_slots
         self.plan, self.ledger = plan_of(num_members), Ledger(path / "ledger.json")
-        self.choice = WidthChoice(self.plan, widths, self.ledger, lambda: self.now)
+        pace = Pace(self.plan, widths, self.ledger, lambda: self.now)
+        self.choice = WidthChoice(widths, self.ledger, lambda: self.now, pace)
         self.running, self.done, self.moving = {}, set(), set()
 
     def look(self, after=0.0, kept_out=0):
