@@ -21,9 +21,8 @@ from workers.training.evaluation import CROSS_ENTROPY, Evaluation, Outputs
 from workers.training.gang import ConstantBuffers, Gang
 from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
-from workers.training.loss_scale import LossScale
 from workers.training.mixing import draw_mix
-from workers.training.optimizer import LearningRates
+from workers.training.optimizer import LearningRates, LossScale
 from workers.training.readings import EpochSums, Readings
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
 

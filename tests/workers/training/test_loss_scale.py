@@ -21,8 +21,7 @@ from workers.settings import OptimizerSettings
 from workers.training import loop, run_stage
 from workers.training.gradients import dropout_seed
 from workers.training.loop import TrainState
-from workers.training.loss_scale import LossScale
-from workers.training.optimizer import build_optimizer
+from workers.training.optimizer import LossScale, build_optimizer
 
 CPU = torch.device("cpu")
 FUSED = {
