@@ -70,8 +70,7 @@ class ClusterLayer:
 
     `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
     node. A member that makes no progress for `progress_timeout_s` seconds is ended. `kernels` is about CPUs. A launch
-    of which no member has a machine waits `wait_s` seconds for one, None for ever. `ship_code` sends nodes this
-    machine's code.
+    of which no member has a machine waits `wait_s` seconds for one, None for ever. `ship_code` sends nodes the code.
     `workers_per_member` are the fewest and the most workers that compute a member's shards together.
     """
 
@@ -96,9 +95,8 @@ class ClusterLayer:
         require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
         unread = f"kernels={self.kernels}: only members on CPUs use them; remove it, or gpus_per_member"
         require(not gpus or self.kernels is Kernels.auto, unread)
-        require(
-            self.wait_s is None or self.wait_s >= 0, f"wait_s={self.wait_s}: give seconds, or null to wait for ever"
-        )
+        wait_s = self.wait_s
+        require(wait_s is None or wait_s >= 0, f"wait_s={wait_s}: give seconds, or null to wait for ever")
         given = f"workers_per_member=[{','.join(map(str, self.workers_per_member))}]"
         in_order = len(self.workers_per_member) == 2 and 1 <= self.workers_per_member[0] <= self.workers_per_member[1]
         require(in_order, f"{given}: give the fewest and the most, as in [1,4]")
@@ -112,6 +110,14 @@ class ClusterConfig(ClusterLayer):
 
     cpus_per_member: int = 1
     choose_cpus: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Not before a Ray job's address is known.
+        for name in ("wait_s", "ship_code"):
+            if getattr(self, name) not in (None, False) and self.address is None:
+                unread = "only a cluster at an address reads it; give cluster.address, or remove it"
+                raise ConfigError(f"cluster.{name}={getattr(self, name)}: {unread}")
 
 
 @dataclass(frozen=True)
@@ -303,12 +309,6 @@ class RootLayer(TrainingSettings):
             require_least(self, least, name)
             value = getattr(self, name)
             require(halves or value == usual, f"{name}={value}: only sweep_stop=halving reads it; remove it")
-        for name in ("wait_s", "ship_code"):
-            value = getattr(self.cluster, name)
-            unread = (
-                f"cluster.{name}={value}: only a cluster at an address reads it; give cluster.address, or remove it"
-            )
-            require(value in (None, False) or self.cluster.address is not None, unread)
         alone = self.ensemble.template is not None and not self.ensemble.members
         for one in fields(FoldsConfig):
             given = getattr(self.folds, one.name)

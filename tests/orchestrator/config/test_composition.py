@@ -350,5 +350,6 @@ def test_ray_job_joins_its_cluster_and_keeps_its_run_beside_the_store(monkeypatc
     assert default_run_dir("a", "0123456789", config.runs) == tmp_path / "septet-runs" / "a-01234567"
     assert config.tracking.uri == f"sqlite:///{tmp_path}/septet-runs/mlflow.db"
     assert f"cluster.address=auto, and without run_dir it is below {tmp_path}/septet-runs" in config.notes[-1]
+    assert compose(["cluster.wait_s=10", "cluster.ship_code=true"]).cluster.wait_s == 10.0
     given = compose(["cluster.address=10.0.0.1:6379", "tracking.uri=http://h:5000"])
     assert (given.cluster.address, given.tracking.uri, given.notes) == ("10.0.0.1:6379", "http://h:5000", ())
