@@ -38,7 +38,7 @@ from orchestrator.cluster.ray_session import (
     local,
     unless_lost,
 )
-from orchestrator.cluster.ray_waiting import grows
+from orchestrator.cluster.ray_waiting import may_join
 from orchestrator.text import counted, size
 from workers.errors import ConfigError
 from workers.protocol import PredictSpec, StageSpec
@@ -68,7 +68,7 @@ def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Itera
         memory = 0 if is_local or needs is None else memory_to_ask(needs.member_bytes, nodes)
         num_slots = count_slots(nodes, *asked, memory)
         cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight, member_bytes=memory)
-        cluster.grows = not is_local and (settings.wait_s is not None or grows())
+        cluster.grows = not is_local and may_join(settings.wait_s)
         if num_slots < (least := settings.workers_per_member[0]) and not cluster.grows:
             room = f"the nodes have room for {counted(num_slots, 'worker')} at once"
             raise ConfigError(f"cluster.workers_per_member: {room}, not for {least}; give a smaller first number")

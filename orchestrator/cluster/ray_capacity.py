@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster.ray_nodes import Node, count_slots, living_nodes, local_gpus, slots_of
 from orchestrator.cluster.ray_session import LOCAL_ENVIRONMENT, attached, available_cpus, environment
-from orchestrator.cluster.ray_waiting import grows
+from orchestrator.cluster.ray_waiting import may_join
 from orchestrator.text import counted
 from workers.errors import ConfigError, some
 from workers.numerics import capabilities
@@ -31,7 +31,7 @@ def check_resources(settings: "ClusterConfig") -> int:
     else:
         with attached(settings):
             nodes = living_nodes()
-            if not any(slots_of(node, *asked) for node in nodes) and (settings.wait_s is not None or grows()):
+            if not any(slots_of(node, *asked) for node in nodes) and may_join(settings.wait_s):
                 return 0
     return count_slots(nodes, *asked)
 
@@ -44,7 +44,7 @@ def survey_nodes(settings: "ClusterConfig") -> tuple[int, str]:
     """
     with attached(settings):
         nodes = living_nodes()
-        joins = settings.wait_s is not None or grows()
+        joins = may_join(settings.wait_s)
     slots = {node: slots_of(node, settings.cpus_per_member, settings.gpus_per_member) for node in nodes}
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     line = f"cluster at {settings.address}: {counted(len(nodes), 'node')}, {cpus:g} CPUs, {gpus:g} GPUs"

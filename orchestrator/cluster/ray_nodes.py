@@ -86,9 +86,12 @@ def living_nodes() -> list[Node]:
         described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
         Node(
-            *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),
-            *(node[name] for name in ("NodeID", "NodeManagerHostname", "NodeManagerAddress")),
-            *(node["Resources"].get(name, 0) for name in ("memory",)),
+            cpus=node["Resources"].get("CPU", 0),
+            gpus=node["Resources"].get("GPU", 0),
+            name=node["NodeID"],
+            host=node["NodeManagerHostname"],
+            address=node["NodeManagerAddress"],
+            memory=node["Resources"].get("memory", 0),
         )
         for node in described
         if node["Alive"]

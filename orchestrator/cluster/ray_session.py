@@ -179,12 +179,12 @@ def _find(given: str) -> tuple[str, str]:
     return where, found
 
 
-def _storage(where: str, address: str) -> Any:
+def _storage(where: str, address: str) -> bytes | None:
     """Returns where the head keeps its state; raises ConfigError without its token, or where no node runs here."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._private.services import _find_address_from_flag
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
 
     try:
         # Ray tries twenty times, and says half a page.
@@ -199,7 +199,7 @@ def _storage(where: str, address: str) -> Any:
             f"{where}: the cluster refuses this token, or the lack of one: set RAY_AUTH_MODE=token, and "
             "RAY_AUTH_TOKEN_PATH to a file with the cluster's token (or RAY_AUTH_TOKEN to the token)"
         ) from error
-    except Exception as error:
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
     # Ray waits a minute for one. It aborts where it sees one whose folder it does not see, as in a container here.
     give_up = time.monotonic() + _NODE_STARTS_S

@@ -36,6 +36,11 @@ def grows() -> bool:
     return any(one and not one.startswith(_MADE_UP) for one in types)
 
 
+def may_join(wait_s: float | None) -> bool:
+    """Returns whether nodes are to be expected: they are waited for, for a time, or an autoscaler adds them."""
+    return wait_s is not None or grows()
+
+
 def await_room(cpus: int, gpus: float, wait_s: float | None, what: str = "a member", *, free: bool = False) -> None:
     """Returns once a node is large enough for `what`, and, with `free`, has room for it beside other jobs.
 
@@ -60,7 +65,7 @@ def await_room(cpus: int, gpus: float, wait_s: float | None, what: str = "a memb
     left: dict[str, float] = ray.available_resources() if free else {}  # type: ignore[no-untyped-call]
     if able and not (free and left.get("CPU", 0) < cpus):
         return
-    if not able and wait_s is None and not grows():
+    if not able and not may_join(wait_s):
         count_slots(living_nodes(), cpus, gpus)
     asked = f"{what} ({counted(cpus, 'CPU')}{f', {gpus:g} GPUs' if gpus else ''})"
     why = f"other jobs take all CPUs that {asked} needs" if able else f"no node of the cluster has room for {asked}"

@@ -84,6 +84,7 @@ def test_cluster_s_nodes_are_counted_and_those_that_are_too_small_are_named(monk
     nodes = [Node(0, 0, "a", "head", "10.0.0.1"), Node(4, 1, "b", "w1", "10.0.0.2")]
     monkeypatch.setattr(ray_capacity, "attached", lambda settings: nullcontext())
     monkeypatch.setattr(ray_capacity, "living_nodes", lambda: nodes)
+    monkeypatch.setattr(ray_waiting, "grows", lambda: False)
     settings = ClusterConfig(address="here", cpus_per_member=2)
     small = "too small for a member: head (10.0.0.1)"
     assert survey_nodes(settings) == (2, f"cluster at here: 2 nodes, 4 CPUs, 1 GPUs; {small}")
@@ -92,7 +93,7 @@ def test_cluster_s_nodes_are_counted_and_those_that_are_too_small_are_named(monk
     assert survey_nodes(settings) == (0, f"cluster at here: 1 node, 0 CPUs, 0 GPUs; {small}; no launch can start")
     with pytest.raises(ConfigError, match="no node has more than 0 CPUs"):
         check_resources(settings)
-    monkeypatch.setattr(ray_capacity, "grows", lambda: True)
+    monkeypatch.setattr(ray_waiting, "grows", lambda: True)
     assert survey_nodes(settings)[1].endswith("a launch waits for a node to join")
     assert check_resources(settings) == 0
 
