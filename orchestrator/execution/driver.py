@@ -204,10 +204,14 @@ class Driver:
 
     def _move_off_leaving_machines(self) -> None:
         """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
-        leaving = dict.fromkeys(self._starting.budget.yielding, "others can still end within budget.hours")
-        leaving |= dict.fromkeys(self._cluster.leaving(), "its node is leaving or left out")
+        leaving = dict.fromkeys(
+            self._starting.budget.yielding, "others can still end within budget.hours; it resumes once a slot is free"
+        )
+        leaving |= dict.fromkeys(
+            self._cluster.leaving(), "its node is leaving or left out; it saves a checkpoint and resumes elsewhere"
+        )
         for member in leaving.keys() & self._busy.keys() - self._moving:
-            _log.warning("%s: %s; it saves a checkpoint and resumes on another slot", member, leaving[member])
+            _log.warning("%s: %s", member, leaving[member])
             self._moving.add(member)
             self._cluster.stop(member)
 
