@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from orchestrator.report.figures import PALETTE, Drawing
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,
@@ -19,16 +20,6 @@ from orchestrator.report.table import (
 )
 from orchestrator.report.worth import TITLE, Valued, worth_notes, worth_tables
 from orchestrator.text import counted
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure, drawn for a light and for a dark page; without `spoken`, `caption` is also the alternative text."""
-
-    light: bytes
-    dark: bytes
-    caption: str
-    spoken: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,25 +53,25 @@ class Page:
     scores: tuple[SplitScores, ...]
     caveats: Caveats
     members: tuple[MemberEntry, ...]
-    errors: Picture | None
-    curves: Picture
+    drawings: Mapping[str, Drawing]
     sheets: tuple[Sheet, ...]
     command: str
     facts: Mapping[str, str]
     worth: Valued | None = None
     review: str = ""
-    reliability: Picture | None = None
 
 
 def environment() -> Environment:
     """Returns where the templates of pages are; they escape every name."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("orchestrator.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["palette"] = PALETTE
+    return made
 
 
 def render(page: Page) -> str:

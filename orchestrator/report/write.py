@@ -9,25 +9,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from orchestrator.combine import Interval, MemberPredictions
+from orchestrator.combine import MemberPredictions
 from orchestrator.plan import Plan
-from orchestrator.report import plots
-from orchestrator.report.curves import read_curves
-from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
-from orchestrator.report.reliability import Reliability
+from orchestrator.report.figures import Drawing, conv1_kernels
+from orchestrator.report.gallery import calibration_states, draw_all
+from orchestrator.report.page import MemberEntry, Page, Sheet, render
 from orchestrator.report.review import Review
-from orchestrator.report.table import Caveats, SplitScores, percent, scores_json, table_text, to_markdown
+from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
 from orchestrator.report.worth import Valued, worth_json, worth_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
 COLOURS = 3
-_CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
-_ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities, with 95 % intervals over images."
-_RELIABILITY_CAPTION = (
-    "How often the ensemble's first guess is right by how sure it is, in bins of equally many {split} images (dots "
-    "with Wilson's 95 % intervals); on the dashed line it would be calibrated. Below: how many images are how sure."
-)
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +41,8 @@ class Evidence:
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
     """Writes the report of the plan's members, which are present, and returns its files, index.html last."""
-    curves = read_curves(paths, plan)
-    errors = _errors(plan, evidence.scores[0]) if evidence.scores else None
+    drawings = draw_all(paths, plan, evidence.scores)
+    scored = evidence.scores[0] if evidence.scores else None
     kernels = {member: png for member in plan.trained if (png := _kernels(paths, plan, member, evidence)) is not None}
     sheets = _sheets(paths, plan)
     page = Page(
@@ -57,33 +50,22 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         scores=evidence.scores,
         caveats=evidence.caveats,
         members=tuple(_entry(plan, member, evidence, kernels.get(member)) for member in plan.members),
-        errors=errors,
-        curves=Picture(
-            plots.learning_curves(curves, plots.LIGHT), plots.learning_curves(curves, plots.DARK), _CURVES_CAPTION
-        ),
+        drawings={one.name: one for one in drawings},
         sheets=sheets,
         command=shlex.join(record.command) or "(run.json has none: an earlier release launched the run)",
         facts={**_facts(plan, record), **_passed_nans(paths)},
         worth=evidence.worth,
         review=evidence.caveats.review,
-        reliability=_reliability(evidence.scores[0]) if evidence.scores else None,
     )
-    figures = {
-        "learning_curves": page.curves.light,
-        **({"member_errors": errors.light} if errors else {}),
-        **({"reliability": page.reliability.light} if page.reliability else {}),
-        **{f"conv1_{member}": png for member, png in kernels.items()},
-        **{sheet.name: sheet.png for sheet in sheets},
-    }
-    for name, content in figures.items():
-        write_bytes(paths.figure(name), content)
+    pictures = {f"conv1_{member}": png for member, png in kernels.items()} | {sheet.name: sheet.png for sheet in sheets}
+    figures = _write_figures(paths, drawings, pictures)
     tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores] or [
         table_text(None, evidence.caveats)
     ]
-    numbers = [_write_bins(paths, evidence.scores[0])] if evidence.scores else []
-    if evidence.worth:
+    numbers = [_write_bins(paths, scored)] if scored else []
+    if evidence.worth and scored:
         tables.append(worth_markdown(evidence.worth))
-        numbers += _write_matrices(paths, evidence.scores[0])
+        numbers += _write_matrices(paths, scored)
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
     if evidence.scores:
         worth = worth_json(evidence.worth) if evidence.worth else None
@@ -93,12 +75,22 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         # Of a launch before a refit joined.
         paths.report_scores.unlink(missing_ok=True)
     write_text(paths.report_page, render(page))
-    scored = (paths.report_scores,) if evidence.scores else ()
+    numbered = (paths.report_scores,) if evidence.scores else ()
     if not evidence.review:
         # Of a submission that had the members of all folds. The list stays: a person may have filled it in.
         paths.review_page.unlink(missing_ok=True)
     review = (evidence.review.table, evidence.review.page) if evidence.review else ()
-    return (*map(paths.figure, figures), *numbers, paths.report_table, *scored, *review, paths.report_page)
+    return (*figures, *numbers, paths.report_table, *numbered, *review, paths.report_page)
+
+
+def _write_figures(paths: RunPaths, drawings: Sequence[Drawing], pictures: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Writes drawings as SVG and PNG files, and pictures, PNGs by name."""
+    files = {paths.figure(name): png for name, png in pictures.items()}
+    for one in drawings:
+        files |= {paths.figure(one.name): one.png, paths.figure(one.name, "svg"): one.svg}
+    for path, content in files.items():
+        write_bytes(path, content)
+    return tuple(files)
 
 
 def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:
@@ -110,37 +102,23 @@ def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:
             ["", *names],
             *([own, *(f"{value:.6f}" for value in row)] for own, row in zip(names, matrix, strict=True)),
         ]
-        write_text(paths.matrix(name), "".join(",".join(line) + "\n" for line in lines))
-    return tuple(map(paths.matrix, matrices))
+        write_text(paths.figure(name, "csv"), "".join(",".join(line) + "\n" for line in lines))
+    return tuple(paths.figure(name, "csv") for name in matrices)
 
 
 def _write_bins(paths: RunPaths, scores: SplitScores) -> Path:
     """Writes the bins of the reliability diagram, and those of equal width: a line a bin."""
-    path, lines = paths.matrix("reliability"), ["probabilities,bins,images,lowest,highest,confidence,right,low,high"]
-    for name, found in _states(scores).items():
+    path, lines = (
+        paths.figure("reliability", "csv"),
+        ["probabilities,bins,images,lowest,highest,confidence,right,low,high"],
+    )
+    for name, found in calibration_states(scores).items():
         for kind in ("equal_mass", "equal_width"):
             for one in getattr(found, kind):
                 sure = (one.lowest, one.highest, one.confidence, *astuple(one.right))
                 lines.append(",".join((name, kind, str(one.num_images), *(f"{value:.6f}" for value in sure))))
     write_text(path, "\n".join(lines) + "\n")
     return path
-
-
-def _states(scores: SplitScores) -> dict[str, Reliability]:
-    found = {"before": scores.calibrated.before, "after": scores.calibrated.after}
-    return {name: one for name, one in found.items() if one is not None}
-
-
-def _reliability(scores: SplitScores) -> Picture:
-    states = _states(scores)
-    panels = {f"{name} calibration" if len(states) > 1 else "the ensemble": found for name, found in states.items()}
-    spoken = [
-        f"{title}: " + "; ".join(f"{one.confidence:.0%} sure, {percent(one.right)} right" for one in found.equal_mass)
-        for title, found in panels.items()
-    ]
-    caption = _RELIABILITY_CAPTION.format(split=scores.split)
-    light, dark = (plots.reliability(panels, theme) for theme in (plots.LIGHT, plots.DARK))
-    return Picture(light, dark, caption, f"{caption} {'. '.join(spoken)}.")
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
@@ -151,20 +129,6 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
             f"Some training images as {member}'s net sees them: each epoch draws crop, reflection and colours again."
         )
     return tuple(Sheet(path.stem, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
-
-
-def _errors(plan: Plan, scores: SplitScores) -> Picture:
-    # Out of fold, a recipe stands for its members.
-    members = {voter: member for member, voter in plan.voters.items()} | {member: member for member in plan.members}
-
-    def bar(name: str, error: Interval, *, averaged: bool) -> plots.Bar:
-        return plots.Bar(name, error, not averaged and plan.is_pretrained(members[name]), averaged)
-
-    bars = [bar(member, own, averaged=False) for member, own in scores.intervals.items()]
-    bars += [bar(one.row.name, one.compared.error, averaged=True) for one in scores.rows if one.row.averaged]
-    if scores.combined_as:
-        bars.append(bar(f"ensemble, {scores.combined_as}", scores.ensemble_compared.error, averaged=True))
-    return Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION)
 
 
 def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:
@@ -199,7 +163,7 @@ def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> by
     except (OSError, SafetensorError) as error:
         _log.warning("no picture of %s's first layer: %s", member, error)
         return None
-    return plots.conv1_kernels(weights)
+    return conv1_kernels(weights)
 
 
 def first_convolution(shapes: Mapping[str, Sequence[int]]) -> str | None:

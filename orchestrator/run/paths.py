@@ -68,11 +68,9 @@ class RunPaths:
     augmented_sheet = _OfStage(layout.AUGMENTED)
     done = _OfStage(layout.DONE)
 
-    def figure(self, name: str) -> Path:
-        return self.report / "figures" / f"{name}.png"
-
-    def matrix(self, name: str) -> Path:
-        return self.report / "figures" / f"{name}.csv"
+    def figure(self, name: str, kind: str = "png") -> Path:
+        """Returns the path of a figure, or of its numbers as `csv`."""
+        return self.report / "figures" / f"{name}.{kind}"
 
     def review(self, number: int) -> Path:
         """Returns the path of the list of labels to review; from 2 on, of one beside those that were filled in."""

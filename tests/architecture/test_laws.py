@@ -13,7 +13,7 @@ ATOMIC = "workers/storage/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.storage.atomic, each for a reason.
 IN_PLACE = {
-    "orchestrator/report/plots.py:_png": "draws into memory",
+    "orchestrator/report/figures/drawing.py:draw": "draws into memory",
     "orchestrator/tracking/connection.py:make_database": "MLflow writes the file; then it is fsynced and renamed",
     "orchestrator/run/holder.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",

@@ -3,7 +3,8 @@
 import pytest
 from whole_run import build_run
 
-from orchestrator.report import plots
+from orchestrator.report import write
+from orchestrator.report.figures import Drawing
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,5 @@ def make_run():
 def no_drawing():
     """Drawing takes a second a report; report/ has the tests of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "learning_curves", lambda *_: b"png")
-        patch.setattr(plots, "member_errors", lambda *_: b"png")
-        patch.setattr(plots, "reliability", lambda *_: b"png")
+        patch.setattr(write, "draw_all", lambda *_: (Drawing("nothing", "nothing", "", "<svg></svg>", b"svg", b"png"),))
         yield

@@ -12,7 +12,7 @@ from whole_run import finish, scores_of, understate
 from orchestrator.combine import mean
 from orchestrator.config.schema import Calibrator, CombineConfig
 from orchestrator.fitting import wilson
-from orchestrator.report import plots
+from orchestrator.report.figures import reliability_diagram
 from orchestrator.report.reliability import measure
 
 
@@ -69,14 +69,14 @@ def test_bins_of_equally_sure_images_are_one_whatever_their_order():
 
 def test_reliability_a_panel_for_each_state_and_same_values_same_bytes():
     panels = {"before": found(*draw(300)), "after": found(*draw(2))}
-    both, alone = plots.reliability(panels, plots.LIGHT), plots.reliability({"": panels["before"]}, plots.LIGHT)
-    widths = [Image.open(io.BytesIO(png)).size[0] for png in (both, alone)]
+    both, alone = reliability_diagram(panels, "val"), reliability_diagram({"": panels["before"]}, "val")
+    widths = [Image.open(io.BytesIO(drawn.png)).size[0] for drawn in (both, alone)]
     assert widths[0] == 2 * widths[1]
-    assert both == plots.reliability(panels, plots.LIGHT) != plots.reliability(panels, plots.DARK)
+    assert both == reliability_diagram(panels, "val") != reliability_diagram(panels, "test")
 
 
 @pytest.mark.parametrize("calibration", [Calibrator.none, Calibrator.temperature])
-def test_report_has_the_diagram_as_picture_text_and_numbers(calibration, no_drawing, make_run, tmp_path):
+def test_report_has_the_diagram_as_picture_text_and_numbers(calibration, make_run, tmp_path):
     run = make_run(tmp_path / "run")
     understate(run)
     files = finish(run, CombineConfig(calibration=calibration)).files
@@ -96,5 +96,5 @@ def test_report_has_the_diagram_as_picture_text_and_numbers(calibration, no_draw
     page = (run.paths.report / "index.html").read_text()
     assert "bins of equally many val images" in page
     first, titles = scores["before"]["equal_mass"][0], ("before calibration", "after calibration")
-    assert f"{first['confidence']:.0%} sure, {100 * first['right']['estimate']:.2f} % (" in page
+    assert f"{first['confidence']:.0%} sure, {first['right']['estimate']:.0%} right" in page
     assert all((f"{title}: " in page) == (len(states) > 1) for title in titles)

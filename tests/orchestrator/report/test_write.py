@@ -10,7 +10,8 @@ from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
-from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report.figures import Drawing
+from orchestrator.report.page import MemberEntry, Page, Sheet, render
 from orchestrator.report.table import Caveats
 from orchestrator.report.write import first_convolution
 
@@ -29,10 +30,10 @@ def make_page(**changes):
     entries = tuple(
         MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, PNG) for name in scores.members
     )
-    picture = Picture(PNG, PNG, "a caption")
+    drawings = {"learning_curves": Drawing("learning_curves", "a caption", "said", "<svg></svg>", b"", PNG)}
     sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
     caveats, facts = Caveats(at_chance=("b",)), {"plan hash": "f00"}
-    page = Page("digits", (scores,), caveats, entries, picture, picture, sheets, "septet launch", facts)
+    page = Page("digits", (scores,), caveats, entries, drawings, sheets, "septet launch", facts)
     return replace(page, **changes)
 
 
@@ -149,7 +150,7 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
         return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
     before = written()
-    assert len(before) == 3 + 5 + 2 + 2 + len(run.plan.members)
+    assert len(before) == 3 + 2 * 3 + 2 + 3 + 1 + len(run.plan.members)
     last = run.plan.last_stage(run.plan.members[0]).ref
     sheets = (run.paths.prepared_sheet, run.paths.augmented_sheet(last))
     for path in sheets:
