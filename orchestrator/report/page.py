@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.report.figures import PALETTE, Drawing
+from orchestrator.report.sections import Section
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,
@@ -59,6 +60,7 @@ class Page:
     facts: Mapping[str, str]
     worth: Valued | None = None
     review: str = ""
+    sections: tuple[Section, ...] = ()
 
 
 def environment() -> Environment:

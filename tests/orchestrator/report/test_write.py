@@ -12,6 +12,7 @@ from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
 from orchestrator.report.figures import Drawing
 from orchestrator.report.page import MemberEntry, Page, Sheet, render
+from orchestrator.report.sections import Card, Guess, Section, Table
 from orchestrator.report.table import Caveats
 from orchestrator.report.write import first_convolution
 
@@ -173,3 +174,18 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
 )
 def test_first_convolution_is_the_one_that_sees_colours(shapes, found):
     assert first_convolution(shapes) == found
+
+
+def test_render_a_section_shows_all_it_has_and_escapes_it():
+    guesses = (Guess("<b>cat", 0.75, right=True), Guess("dog", 0.25))
+    other = Card("data:image/png;base64,bb", "a neighbour", ("near",))
+    card = Card("data:image/png;base64,aa", "an <i>image", ("a.jpg",), guesses, (other,))
+    drawing = Drawing("d", "a <caption>", "", "<svg></svg>", b"", PNG)
+    section = Section(
+        "errors", "Errors & more", (drawing,), (Table(("", "n"), (("a<b", "3"),), "all"),), (card,), ("note <1>",)
+    )
+    reader = parse(make_page(sections=(section,)))
+    text = "".join(reader.text)
+    for expected in ("Errors & more", "a <caption>", "a<b", "note <1>", "<b>cat", "75 %", "a.jpg", "near"):
+        assert expected in text
+    assert {"data:image/png;base64,aa", "data:image/png;base64,bb"} <= set(reader.references)

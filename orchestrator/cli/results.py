@@ -1,0 +1,134 @@
+"""Defines the verbs on a finished run: its submission, predictions, provenance, report and MLflow page.
+
+Imports are inside the verbs, as in `commands`.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+from orchestrator.cli import arguments as args
+from orchestrator.cli.outcome import near, outcome_lines
+from orchestrator.cli.parser import Request, verb
+from orchestrator.cli.streams import Streams
+from orchestrator.text import counted
+from workers.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+    from orchestrator.plan import Plan
+
+_OK = 0
+_SUBMIT_GROUPS = ("combine", "submission", "metric")
+
+
+@verb(
+    "combine the stored predictions again and write the submission",
+    "runs/digits-1a2b3c4d combine=weighted submission=probabilities",
+    takes=[args.RUN_DIR, args.SUBMIT_OVERRIDES],
+    news=True,
+)
+def submit(request: Request, streams: Streams) -> int:
+    from orchestrator.outputs import write_results
+    from orchestrator.run import lock
+
+    for override in request.overrides:
+        if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
+            raise ConfigError(f"{override}: the run is trained; submit takes combine, submission and metric only")
+    planned, config = _stored(request)
+    with lock(request.paths):
+        results = write_results(request.paths, planned, config.combine, config.submission, metric=config.metric)
+    streams.results(outcome_lines(results))
+    return _OK
+
+
+@verb(
+    "predict new image files, or folders of them, with the finished ensemble",
+    "runs/digits-1a2b3c4d cat.jpg more_photos/",
+    "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.MEMBER, args.TRUST_CODE],
+)
+def predict(request: Request, streams: Streams) -> int:
+    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
+
+    if request.out is not None:
+        check_out(request.out)
+    given = (request.paths, request.images, request.top, streams.progress)
+    found = predict(*given, trust_code=request.trust_code, member=request.member)
+    if request.out is not None:
+        write_out(request.out, found)
+        streams.progress(f"{counted(len(found), 'image')}: {request.out}")
+    if request.json or request.out is None:
+        streams.answer(prediction_json(found) if request.json else None, prediction_lines(found))
+    return _OK
+
+
+@verb(
+    "show where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
+    "runs/digits-1a2b3c4d 0007.png",
+    "runs/digits-1a2b3c4d 0007.png --top 3 --json",
+    takes=[args.RUN_DIR, args.IMAGE_ID, args.JSON, args.TOP],
+)
+def explain(request: Request, streams: Streams) -> int:
+    from orchestrator.verification import explain, explanation_json, explanation_lines
+
+    found = explain(request.paths, request.image_id, request.top)
+    streams.answer(explanation_json(found) if request.json else None, explanation_lines(found))
+    return _OK
+
+
+@verb(
+    "check a run's hashes, and check that its submission can be made again byte for byte",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --json",
+    takes=[args.RUN_DIR, args.JSON],
+)
+def verify(request: Request, streams: Streams) -> int:
+    from orchestrator.verification import require_ok, verification_json, verification_lines, verify
+
+    found = verify(request.paths)
+    lines = verification_lines(str(near(request.paths.root)), found)
+    streams.answer(verification_json(found) if request.json else None, lines)
+    require_ok(request.paths, found)
+    return _OK
+
+
+@verb("rebuild the report from the run's files", "runs/digits-1a2b3c4d", takes=[args.RUN_DIR], news=True)
+def report(request: Request, streams: Streams) -> int:
+    from orchestrator.outputs import rebuild_report
+    from orchestrator.run import lock
+
+    planned, config = _stored(request)
+    with lock(request.paths):
+        results = rebuild_report(request.paths, planned, config.combine, config.metric)
+    streams.results(outcome_lines(results))
+    return _OK
+
+
+@verb(
+    "open the MLflow UI on a run's store, and print its address",
+    "",
+    "runs/digits-1a2b3c4d --port 8080",
+    takes=[args.ANY_RUN_DIR, args.HOST, args.PORT],
+)
+def ui(request: Request, streams: Streams) -> int:
+    from orchestrator.config import compose
+    from orchestrator.tracking import find_target, open_ui
+
+    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out, request.host, request.port)
+    return _OK
+
+
+def _stored(request: Request) -> "tuple[Plan, Config]":
+    """Reads the run's plan, and the last launch's configuration with the request's overrides."""
+    from orchestrator.config import reopen
+    from orchestrator.plan import plan_from_json
+    from orchestrator.run import read_record
+
+    planned = plan_from_json(read_record(request.paths).plan)
+    path = request.paths.config_yaml
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise StorageError(f"{path}: {problem}; run `septet launch` again to write it") from error
+    return planned, reopen(text, request.overrides)
