@@ -182,7 +182,10 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     notes = (missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold, said)
     caveats = Caveats(at_chance, cuts_saw_val, *notes)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth, review))
+    rows = {split: opened.rows(split) for split in opened.members}
+    combined = {split: whole for split in opened.members if (whole := opened.combined(split)) is not None}
+    made_from = (paths, plan, record, opened.data, scores, predictions, rows, combined, caveats, worth, review)
+    files = write_report(Evidence(*made_from))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     used = opened.combination

@@ -1,17 +1,64 @@
-"""Describes parts of the page as values: a title over drawings, tables, cards with pictures, and notes. Pure."""
+"""Describes parts of the page as values, and what they are made from. Pure.
 
-from dataclasses import dataclass
+A part is a function of `Evidence` that returns a `Section`, or None where a run has nothing for it.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.combine import Combined, MemberPredictions, Rows
+from orchestrator.plan import Plan
 from orchestrator.report.figures import Drawing
+from orchestrator.run import RunData, RunPaths, RunRecord
+
+if TYPE_CHECKING:
+    from orchestrator.report.review import Review
+    from orchestrator.report.table import Caveats, SplitScores
+    from orchestrator.report.worth import Valued
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report is made from.
+
+    `scores` has the main split first, or nothing; `predictions` are the members' of the submitted split. `rows` are the
+    probabilities of every split by member (of oof by voter), and `combined` those of the ensemble, where there are
+    some: both are read from files when they are asked for a block. `worth` is what members are worth on the main split,
+    if there are two; `review` are the labels to review, if there are out-of-fold predictions.
+    """
+
+    paths: RunPaths
+    plan: Plan
+    record: RunRecord
+    data: RunData
+    scores: tuple["SplitScores", ...]
+    predictions: Mapping[str, MemberPredictions]
+    rows: Mapping[str, Mapping[str, Rows]]
+    combined: Mapping[str, Combined]
+    caveats: "Caveats"
+    worth: "Valued | None" = None
+    review: "Review | None" = None
+
+    @property
+    def main(self) -> "SplitScores | None":
+        """Returns the scores of the main split, if any is scored."""
+        return self.scores[0] if self.scores else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `lines` have as many cells as `header`; the first column names the line."""
+    """A table: `lines` have as many cells as `header`; the first column names the line.
+
+    `marked` are the indices of lines that stand out, for a reason that `notes`, below the table, give.
+    """
 
     header: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     caption: str = ""
+    notes: tuple[str, ...] = ()
+    marked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,8 +85,23 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """A value with its name and, below it, what qualifies it; `link` is an address, or a path from the report."""
+
+    name: str
+    value: str
+    more: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the page; what is empty is not shown. `key` is its anchor and its place in the page's order."""
+    """A part of the page; what is empty is not shown. `key` is its anchor.
+
+    Large facts stand first, then drawings, tables, cards, each at least `card_width` rem wide, `details` and notes.
+    With the page are written: `pictures` (PNGs) and `csv` (texts) as report/figures/NAME.png and .csv, and `numbers`,
+    small ones alone, at the end of scores.json, below `key`.
+    """
 
     key: str
     title: str
@@ -47,3 +109,9 @@ class Section:
     tables: tuple[Table, ...] = ()
     cards: tuple[Card, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    details: tuple[Fact, ...] = ()
+    card_width: float = 9
+    pictures: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    csv: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    numbers: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

@@ -218,6 +218,19 @@ def table_lines(scores: SplitScores, caveats: Caveats) -> tuple[Line, ...]:
     return tuple(lines)
 
 
+def better_lines(scores: SplitScores) -> tuple[int, ...]:
+    """Returns the indices of `table_lines` with fewer errors than the first, beyond the interval of the difference.
+
+    A mean of members' errors is no answer that anybody could submit, and is never among them.
+    """
+    found = [(one.row.averaged or len(one.row.members) == 1, one.compared) for one in scores.rows]
+    found += [(True, scores.ensemble_compared)] * bool(scores.combined_as)
+    found += [(True, one.compared) for one in scores.students.values()]
+    return tuple(
+        place for place, (is_one, own) in enumerate(found) if is_one and own.than_first and own.than_first.high < 0
+    )
+
+
 def _line(name: str, members: str, value: Score, compared: Compared) -> Line:
     differences = [
         "" if one is None else f"{100 * one.estimate:+.2f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"

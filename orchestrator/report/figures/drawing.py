@@ -33,8 +33,8 @@ PALETTE = MappingProxyType(
 CARD, INK, SOFT, LINE, MARK, WARN = (PALETTE[name][0] for name in ("card", "ink", "soft", "line", "mark", "warn"))
 # At least 3 : 1 against both cards (WCAG 1.4.11), from dark to light: members, and members with pre-training.
 _BASE, _PRETRAINED = ("#3a6fb5", "#5f94d6"), ("#a8600f", "#c08034")
-# Inches. On a narrow page a figure of this width shrinks to seven tenths and stays readable; a wide page shows two.
-COLUMN = 5.4
+# Inches. At 360 pixels a figure of this width shrinks to seven tenths and stays readable; a wide page shows two.
+COLUMN = 4.4
 _HOVER = "hover-"
 _DPI = 150
 
@@ -43,7 +43,8 @@ _DPI = 150
 class Drawing:
     """A figure: `inline` is an SVG element for the page, `svg` and `png` are the contents of files.
 
-    `spoken` says in words what can be seen, for those who cannot see it; `name` is that of the files.
+    `spoken` says in words what can be seen, for those who cannot see it; `name` is that of the files. One that
+    `is_wide` fills both columns of a wide page.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Drawing:
     inline: str
     svg: bytes
     png: bytes
+    is_wide: bool = False
 
 
 @contextmanager
@@ -109,7 +111,8 @@ def draw(name: str, figure: "Figure", caption: str, spoken: str = "") -> Drawing
     # Without the software version the same numbers give the same bytes.
     figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
     svg, said = _titled(text.getvalue()), spoken or caption
-    return Drawing(name, caption, said, _inlined(svg, said), svg.encode(), picture.getvalue())
+    is_wide = figure.get_figwidth() > COLUMN
+    return Drawing(name, caption, said, _inlined(svg, said), svg.encode(), picture.getvalue(), is_wide)
 
 
 def _titled(svg: str) -> str:
@@ -131,7 +134,7 @@ def _inlined(svg: str, spoken: str) -> str:
     element = re.sub(r" font-family: [^;]+;", "", element)
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', element)
     assert size, "matplotlib gives an SVG its size in points"
-    width = f'style="max-width: {float(size[1]) * 4 / 3:.0f}px" stroke-linejoin="round"'
+    width = f'style="max-width: {float(size[1]) * 5 / 3:.0f}px" stroke-linejoin="round"'
     shown = f'class="plot" {width} role="img" aria-label="{html.escape(spoken)}"'
     element = element.replace(size[0], shown, 1)
     for colour, (light, _) in PALETTE.items():
