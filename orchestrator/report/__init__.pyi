@@ -1,5 +1,5 @@
+from .evidence import Evidence as Evidence
 from .review import review_json as review_json, write_review as write_review
-from .sections import Evidence as Evidence
 from .table import (
     Caveats as Caveats,
     SplitScores as SplitScores,

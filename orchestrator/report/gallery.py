@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from orchestrator.combine import Interval
 from orchestrator.report.curves import read_curves
+from orchestrator.report.evidence import Evidence
 from orchestrator.report.figures import Bar, conv1_kernels, learning_curves, member_errors, reliability_diagram
 from orchestrator.report.reliability import Reliability
-from orchestrator.report.sections import Card, Evidence, Section
+from orchestrator.report.sections import Card, Section
 from orchestrator.report.table import SplitScores
 from workers.storage import layout
 

@@ -1,8 +1,9 @@
-"""Says what a run has found, of what it is made, and how to do it again: the words and tables of the page. Pure."""
+"""Says what a run has found, of what it is made, and how to do it again: the words and tables of the page."""
 
 import shlex
 
-from orchestrator.report.sections import Evidence, Fact, Section, Table
+from orchestrator.report.evidence import Evidence
+from orchestrator.report.sections import Fact, Section, Table
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.report import gallery, summary
+from orchestrator.report.evidence import Evidence
 from orchestrator.report.page import Page, render
-from orchestrator.report.sections import Evidence, Section
+from orchestrator.report.sections import Section
 from orchestrator.report.table import SplitScores, scores_json, table_text, to_markdown
 from orchestrator.report.worth import worth_json, worth_markdown
 from orchestrator.text import counted
