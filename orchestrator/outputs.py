@@ -28,7 +28,17 @@ from orchestrator.config import (
 )
 from orchestrator.opened import Opened, find_issues, open_members, score_splits, value_members
 from orchestrator.plan import Plan
-from orchestrator.report import Caveats, Evidence, drop_note, metric_told, table_text, write_report, write_review
+from orchestrator.report import (
+    Caveats,
+    Evidence,
+    Fact,
+    Link,
+    drop_note,
+    metric_told,
+    table_text,
+    write_report,
+    write_review,
+)
 from orchestrator.run import (
     Book,
     RunPaths,
@@ -41,6 +51,7 @@ from orchestrator.run import (
     read_run_data,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
+from orchestrator.text import counted
 from workers.errors import DataError
 from workers.settings import OUT_OF_FOLD
 from workers.storage import parse_json
@@ -184,8 +195,12 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
     rows = {split: opened.rows(split) for split in opened.members}
     combined = {split: whole for split in opened.members if (whole := opened.combined(split)) is not None}
+    sent, submitted = find_manifest(paths), None
+    if sent:
+        about = f"{sent.format} of {counted(sent.num_rows, f'{sent.split} image')}, sha256 {sent.sha256[:12]}"
+        submitted = Fact("submitted", Link(sent.file, f"../{paths.submission.name}/{sent.file}"), about)
     made_from = (paths, plan, record, opened.data, scores, predictions, rows, combined, caveats, worth, review)
-    files = write_report(Evidence(*made_from))
+    files = write_report(Evidence(*made_from, submitted))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     used = opened.combination

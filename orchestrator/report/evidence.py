@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.combine import Combined, MemberPredictions, Rows
 from orchestrator.plan import Plan
 from orchestrator.report.review import Review
+from orchestrator.report.sections import Fact
 from orchestrator.report.table import Caveats, SplitScores
 from orchestrator.report.worth import Valued
 from orchestrator.run import RunData, RunPaths, RunRecord
@@ -32,6 +33,7 @@ class Evidence:
     caveats: Caveats
     worth: Valued | None = None
     review: Review | None = None
+    submitted: Fact | None = None
 
     @property
     def main(self) -> SplitScores | None:

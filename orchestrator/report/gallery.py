@@ -14,7 +14,6 @@ from orchestrator.report.evidence import Evidence
 from orchestrator.report.figures import Bar, conv1_kernels, learning_curves, member_errors, reliability_diagram
 from orchestrator.report.reliability import Reliability
 from orchestrator.report.sections import Card, Section
-from orchestrator.report.table import SplitScores
 from workers.storage import layout
 
 COLOURS = 3
@@ -43,16 +42,12 @@ def reliability(evidence: Evidence) -> Section | None:
     """Shows how often the ensemble is right by how sure it is."""
     if (scores := evidence.main) is None:
         return None
-    states = _calibration_states(scores)
-    panels = {f"{name} calibration" if len(states) > 1 else "the ensemble": found for name, found in states.items()}
-    drawn = reliability_diagram(panels, scores.split)
-    return Section("reliability", "Reliability", (drawn,), csv={"reliability": _bins(states)})
-
-
-def _calibration_states(scores: SplitScores) -> dict[str, Reliability]:
-    """Returns how the ensemble is calibrated, before and after it was, as far as there is such a state."""
-    found = {"before": scores.calibrated.before, "after": scores.calibrated.after}
-    return {name: one for name, one in found.items() if one is not None}
+    before, after = scores.calibrated.before, scores.calibrated.after
+    drawn = [reliability_diagram("reliability", "the ensemble", after or before, scores.split)]
+    if after:
+        drawn.insert(0, reliability_diagram("reliability_before", "the uncalibrated ensemble", before, scores.split))
+    states = {"before": before} | ({"after": after} if after else {})
+    return Section("reliability", "Reliability", tuple(drawn), csv={"reliability": _bins(states)})
 
 
 def _bins(states: Mapping[str, Reliability]) -> str:

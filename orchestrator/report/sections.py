@@ -3,23 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.report.figures import Drawing
+
+
+class Link(NamedTuple):
+    """A text that leads to an address, or to a path from the report."""
+
+    text: str
+    to: str
 
 
 @dataclass(frozen=True)
 class Table:
     """A table: `lines` have as many cells as `header`; the first column names the line.
 
-    `marked` are the indices of lines that stand out, for a reason that `notes`, below the table, give.
+    The first `num_texts` columns are texts, all others numbers. `marked` are the indices of lines that stand out, for a
+    reason that `notes`, below the table, give.
     """
 
     header: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str | Link, ...], ...]
     caption: str = ""
     notes: tuple[str, ...] = ()
     marked: tuple[int, ...] = ()
+    num_texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Fact:
-    """A value with its name and, below it, what qualifies it; `link` is an address, or a path from the report."""
+    """A value with its name and, below it, what qualifies it."""
 
     name: str
-    value: str
+    value: str | Link
     more: str = ""
-    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Section:
 
     Large facts stand first, then drawings, tables, cards, each at least `card_width` rem wide, `details` and notes.
     With the page are written: `pictures` (PNGs) and `csv` (texts) as report/figures/NAME.png and .csv, and `numbers`,
-    small ones alone, at the end of scores.json, below `key`.
+    small ones alone, at the end of scores.json, below `parts` and `key`.
     """
 
     key: str

@@ -7,7 +7,7 @@ from orchestrator.report import gallery, summary
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.page import Page, render
 from orchestrator.report.sections import Section
-from orchestrator.report.table import SplitScores, scores_json, table_text, to_markdown
+from orchestrator.report.table import scores_json, table_text, to_markdown
 from orchestrator.report.worth import worth_json, worth_markdown
 from orchestrator.text import counted
 from workers.storage import write_bytes, write_json, write_text
@@ -19,7 +19,6 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     gallery.beside_averages,
     gallery.reliability,
     # Pictures: errors, disputed, examples, neighbours, doubtful.
-    summary.review,
     # Classes: confusion, errors by class.
     summary.worth,
     # Diversity: number of members, disagreement.
@@ -28,6 +27,7 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     gallery.kernels,
     gallery.sheets,
     summary.members,
+    summary.settings,
     summary.again,
 )
 
@@ -51,7 +51,8 @@ def write_report(evidence: Evidence) -> tuple[Path, ...]:
         worth = worth_json(evidence.worth) if evidence.worth else None
         counts = evidence.review.counts if evidence.review else None
         said = scores_json(evidence.scores, evidence.caveats.missing, worth, counts)
-        write_json(paths.report_scores, said | {one.key: dict(one.numbers) for one in sections if one.numbers})
+        parts = {one.key: dict(one.numbers) for one in sections if one.numbers}
+        write_json(paths.report_scores, said | ({"parts": parts} if parts else {}))
     else:
         # Of a launch before a refit joined.
         paths.report_scores.unlink(missing_ok=True)
@@ -72,21 +73,9 @@ def _write_figures(evidence: Evidence, sections: tuple[Section, ...]) -> tuple[P
             files |= {figure(one.name): one.png, figure(one.name, "svg"): one.svg}
         files |= {figure(name): png for name, png in section.pictures.items()}
         files |= {figure(name, "csv"): text.encode() for name, text in section.csv.items()}
-    if evidence.worth and evidence.main:
-        files |= {figure(name, "csv"): text.encode() for name, text in _matrices(evidence.main).items()}
     for path, content in files.items():
         write_bytes(path, content)
     for old in figure("").parent.glob("*.*"):
         if old not in files and old.suffix in (".png", ".svg", ".csv"):
             old.unlink()
     return tuple(files)
-
-
-def _matrices(scores: SplitScores) -> dict[str, str]:
-    """Returns how members' errors correlate and on how many images they disagree: a line and a column a member."""
-    matrices = {"error_correlation": scores.error_correlations, "disagreement": scores.disagreements}
-    names, written = list(scores.members), {}
-    for name, matrix in matrices.items():
-        rows = ([own, *(f"{value:.6f}" for value in row)] for own, row in zip(names, matrix, strict=True))
-        written[name] = "".join(",".join(line) + "\n" for line in (["", *names], *rows))
-    return written

@@ -38,7 +38,8 @@ def member_errors(bars: Sequence[Bar]) -> Drawing:
         axes.errorbar(errors, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
         for patch, bar, place, error, low, end in zip(drawn, bars, places, errors, lows, ends, strict=True):
             hover(patch, f"{bar.name}: {error:.2f} % ({low:.2f}–{end:.2f})")
-            axes.text(end, place, f"  {error:.2f}", va="center", fontsize=8.5, color=INK)
+            beside = f"{error:.2f}", (end, place), (5, 0)
+            axes.annotate(*beside, textcoords="offset points", va="center", fontsize=9, color=INK)
         axes.set_yticks(places, [bar.name for bar in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

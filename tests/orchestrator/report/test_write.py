@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from orchestrator.combine import Interval
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
@@ -13,7 +14,7 @@ from orchestrator.report import table as scoreboard
 from orchestrator.report.figures import Drawing
 from orchestrator.report.gallery import first_convolution
 from orchestrator.report.page import Page, render
-from orchestrator.report.sections import Card, Fact, Guess, Section, Table
+from orchestrator.report.sections import Card, Fact, Guess, Link, Section, Table
 from orchestrator.report.table import Caveats
 
 PNG = b"\x89PNG"
@@ -37,7 +38,7 @@ def make_section(word="cat"):
         (Card("data:image/png;base64,aa", "an <i>image", ("a.jpg",), guesses, (other,)),),
         ("note <1>",),
         (Fact("error", "3.00 %", "of <all>"),),
-        (Fact("log", "log.txt", link="../members/a b/log.txt"),),
+        (Fact("log", Link("log.txt", "../members/a b/log.txt")),),
     )
 
 
@@ -126,6 +127,35 @@ def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
     assert {row.count("|") for row in rows} == {8}
     assert r"3 CNNs\* †" in text
     assert r"1 CNN\* †" not in text
+
+
+def test_table_columns_that_say_nothing_are_left_out():
+    whole, scores = scoreboard.HEADER, make_scores()
+    assert scoreboard.table_columns(scores, Caveats())[0] == whole
+    of_five = replace(scores, num_classes=5)
+    assert scoreboard.table_columns(of_five, Caveats())[0] == tuple(name for name in whole if name != "top-5 error")
+    assert scoreboard.table_columns(replace(scores, num_classes=6), Caveats())[0] == whole
+    for rows, header in ((1, whole[:-2]), (2, whole[:-1]), (3, whole)):
+        found, lines = scoreboard.table_columns(replace(scores, rows=scores.rows[:rows]), Caveats())
+        assert found == header and {len(line) for line in lines} == {len(header)} and len(lines) == rows
+
+
+def test_better_lines_hold_no_mean_of_singles_and_no_tie():
+    scores = make_scores()
+    below, tied = Interval(-0.2, -0.3, -0.1), Interval(-0.1, -0.2, 0.0)
+
+    def marked(*found):
+        pairs = zip(scores.rows[1:], found, strict=True)
+        others = [replace(row, compared=replace(row.compared, than_first=one)) for row, one in pairs]
+        return scoreboard.better_lines(replace(scores, rows=(scores.rows[0], *others)))
+
+    assert [one.row.averaged for one in scores.rows] == [False, True, False, True]
+    # "1 CNN*" is of one member here, whose answers could be submitted.
+    assert marked(below, below, below) == (1, 2, 3)
+    assert marked(tied, below, tied) == (2,)
+    mean = replace(scores.rows[2], row=replace(scores.rows[2].row, members=("x", "y")))
+    scores = replace(scores, rows=(*scores.rows[:2], mean, scores.rows[3]))
+    assert marked(below, below, tied) == (1,)
 
 
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
