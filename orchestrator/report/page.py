@@ -38,14 +38,13 @@ def render(page: Page) -> str:
 
 
 def _halves(sections: Sequence[Section]) -> frozenset[str]:
-    """Returns the keys of the sections that share a row of a wide page: neighbours with one narrow drawing each."""
+    """Returns the keys of the sections that share a row of a wide page: neighbours with one drawing and no table."""
+
+    def has_one_drawing(one: Section) -> bool:
+        return len(one.drawings) == 1 and not (one.facts or one.tables or one.cards or one.details)
+
     found: list[str] = []
-    for one, following in itertools.pairwise(sections):
-        if _is_narrow(one) and _is_narrow(following) and one.key not in found:
-            found += [one.key, following.key]
+    for pair in itertools.pairwise(sections):
+        if all(map(has_one_drawing, pair)) and pair[0].key not in found:
+            found += [one.key for one in pair]
     return frozenset(found)
-
-
-def _is_narrow(section: Section) -> bool:
-    others = (section.facts, section.tables, section.cards, section.details)
-    return len(section.drawings) == 1 and not section.drawings[0].is_wide and not any(others)

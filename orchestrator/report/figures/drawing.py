@@ -43,8 +43,7 @@ _DPI = 150
 class Drawing:
     """A figure: `inline` is an SVG element for the page, `svg` and `png` are the contents of files.
 
-    `spoken` says in words what can be seen, for those who cannot see it; `name` is that of the files. One that
-    `is_wide` fills both columns of a wide page.
+    `spoken` says in words what can be seen, for those who cannot see it; `name` is that of the files.
     """
 
     name: str
@@ -53,12 +52,11 @@ class Drawing:
     inline: str
     svg: bytes
     png: bytes
-    is_wide: bool = False
 
 
 @contextmanager
-def canvas(height: float, width: float = COLUMN) -> "Iterator[Figure]":
-    """Yields an empty figure of `width` × `height` inches, to be filled and drawn inside: no display, no global state.
+def canvas(height: float) -> "Iterator[Figure]":
+    """Yields an empty figure of `COLUMN` × `height` inches, to be filled and drawn inside: no display, no global state.
 
     Text stays text in SVG: it can be selected, read out and enlarged. A name with two dollar signs is no formula.
     """
@@ -66,7 +64,7 @@ def canvas(height: float, width: float = COLUMN) -> "Iterator[Figure]":
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
-        yield Figure(figsize=(width, height), layout="constrained", facecolor=CARD)
+        yield Figure(figsize=(COLUMN, height), layout="constrained", facecolor=CARD)
 
 
 def dress(axes: "Axes", title: str = "") -> None:
@@ -111,8 +109,7 @@ def draw(name: str, figure: "Figure", caption: str, spoken: str = "") -> Drawing
     # Without the software version the same numbers give the same bytes.
     figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
     svg, said = _titled(text.getvalue()), spoken or caption
-    is_wide = figure.get_figwidth() > COLUMN
-    return Drawing(name, caption, said, _inlined(svg, said), svg.encode(), picture.getvalue(), is_wide)
+    return Drawing(name, caption, said, _inlined(svg, said), svg.encode(), picture.getvalue())
 
 
 def _titled(svg: str) -> str:
