@@ -28,17 +28,7 @@ from orchestrator.config import (
 )
 from orchestrator.opened import Opened, find_issues, open_members, score_splits, value_members
 from orchestrator.plan import Plan
-from orchestrator.report import (
-    Caveats,
-    Evidence,
-    Fact,
-    Link,
-    drop_note,
-    metric_told,
-    table_text,
-    write_report,
-    write_review,
-)
+from orchestrator.report import Caveats, Evidence, Fact, drop_note, metric_told, table_text, write_report, write_review
 from orchestrator.run import (
     Book,
     RunPaths,
@@ -195,10 +185,9 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
     rows = {split: opened.rows(split) for split in opened.members}
     combined = {split: whole for split in opened.members if (whole := opened.combined(split)) is not None}
-    sent, submitted = find_manifest(paths), None
-    if sent:
+    if sent := find_manifest(paths):
         about = f"{sent.format} of {counted(sent.num_rows, f'{sent.split} image')}, sha256 {sent.sha256[:12]}"
-        submitted = Fact("submitted", Link(sent.file, f"../{paths.submission.name}/{sent.file}"), about)
+    submitted = Fact("submitted", sent.file, about) if sent else None
     made_from = (paths, plan, record, opened.data, scores, predictions, rows, combined, caveats, worth, review)
     files = write_report(Evidence(*made_from, submitted))
     main = scores[0] if scores else None

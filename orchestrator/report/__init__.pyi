@@ -1,6 +1,6 @@
 from .evidence import Evidence as Evidence
 from .review import review_json as review_json, write_review as write_review
-from .sections import Fact as Fact, Link as Link
+from .sections import Fact as Fact
 from .table import (
     Caveats as Caveats,
     SplitScores as SplitScores,

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -11,14 +12,7 @@ from orchestrator.combine import Interval
 from orchestrator.plan import plain
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.sections import Fact, Link, Section, Table
-from orchestrator.report.table import (
-    AT_CHANCE_MARK,
-    better_lines,
-    percent,
-    table_columns,
-    table_notes,
-    table_title,
-)
+from orchestrator.report.table import AT_CHANCE_MARK, better_lines, percent, table_columns, table_notes, table_title
 from orchestrator.report.worth import TITLE, worth_notes, worth_tables
 from orchestrator.run import core_seconds, read_ledger
 from orchestrator.text import counted, duration
@@ -39,7 +33,8 @@ def headline(evidence: Evidence) -> Section:
             _difference("against the mean member", gain.than_mean),
             _difference(f"against the best member, {gain.best}", gain.than_best, said),
         ]
-    facts += [evidence.submitted] if evidence.submitted else []
+    if (sent := evidence.submitted) is not None:
+        facts.append(replace(sent, value=Link(str(sent.value), f"../{evidence.paths.submission.name}/{sent.value}")))
     if evidence.caveats.review:
         facts.append(Fact("labels", Link("to review", evidence.paths.review_page.name)))
     title = f"The ensemble ({main.combined_as or 'mean'})" if main else "The ensemble"

@@ -40,7 +40,8 @@ def member_errors(bars: Sequence[Bar]) -> Drawing:
             hover(patch, f"{bar.name}: {error:.2f} % ({low:.2f}–{end:.2f})")
             beside = f"{error:.2f}", (end, place), (5, 0)
             axes.annotate(*beside, textcoords="offset points", va="center", fontsize=9, color=INK)
-        axes.set_yticks(places, [bar.name for bar in bars])
+        # Longer names leave no room for bars; hovering says them whole.
+        axes.set_yticks(places, [bar.name if len(bar.name) <= 28 else f"{bar.name[:27]}…" for bar in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.15 * max(ends, default=1))
