@@ -17,7 +17,7 @@ from orchestrator.report.worth import TITLE, worth_notes, worth_tables
 from orchestrator.run import core_seconds, read_ledger
 from orchestrator.text import counted, duration
 
-_MARKED = "In bold: fewer errors than the first row, beyond the interval of the difference."
+_MARKED = "In bold: fewer errors than the first row and than the row above, beyond the intervals of both differences."
 _MOST_NAMED = 8
 
 

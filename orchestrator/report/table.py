@@ -236,7 +236,7 @@ def table_columns(scores: SplitScores, caveats: Caveats) -> tuple[Line, tuple[Li
 
 
 def better_lines(scores: SplitScores) -> tuple[int, ...]:
-    """Returns the indices of `table_lines` with fewer errors than the first, beyond the interval of the difference.
+    """Returns the indices of `table_lines` with fewer errors than the first and than that above, beyond both intervals.
 
     A mean of members' errors is no answer that anybody could submit, and is never among them.
     """
@@ -244,7 +244,9 @@ def better_lines(scores: SplitScores) -> tuple[int, ...]:
     found += [(True, scores.ensemble_compared)] * bool(scores.combined_as)
     found += [(True, one.compared) for one in scores.students.values()]
     return tuple(
-        place for place, (is_one, own) in enumerate(found) if is_one and own.than_first and own.than_first.high < 0
+        place
+        for place, (is_one, own) in enumerate(found)
+        if is_one and all(other and other.high < 0 for other in (own.than_first, own.than_above))
     )
 
 

@@ -23,7 +23,7 @@ class Bar:
 
 def member_errors(bars: Sequence[Bar]) -> Drawing:
     """Draws the top-1 error of each member and of the averages, with its interval."""
-    with canvas(0.9 + 0.3 * len(bars)) as figure:
+    with canvas(0.9 + min(0.3 * len(bars), max(4, 0.17 * len(bars)))) as figure:
         axes = figure.subplots()
         dress(axes)
         singles = iter(member_colours([bar.pretrained for bar in bars if not bar.averaged]))

@@ -86,7 +86,9 @@ RUNS = {
     ),
     "four classes, two members": lambda folder: finished(folder, classes=names(4), base=("a", "b"), pretrained=()),
     "forty classes": lambda folder: finished(folder, classes=names(40), num_rows=400),
-    "1,000 classes": lambda folder: finished(folder, classes=names(1000), num_rows=2000, base=("member-of-a-long-name", "b", "c")),
+    "1,000 classes": lambda folder: finished(
+        folder, classes=names(1000), num_rows=2000, base=("member-of-a-long-name", "b", "c")
+    ),
     "fifty members": lambda folder: finished(folder, base=tuple(f"member{number}" for number in range(50))),
     "a failed member": failed,
     "a member at chance": lambda folder: finished(folder, at_chance=("base1",)),

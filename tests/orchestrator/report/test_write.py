@@ -11,6 +11,7 @@ from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
+from orchestrator.report.comparisons import Compared
 from orchestrator.report.figures import Drawing
 from orchestrator.report.gallery import first_convolution
 from orchestrator.report.page import Page, render
@@ -140,22 +141,22 @@ def test_table_columns_that_say_nothing_are_left_out():
         assert found == header and {len(line) for line in lines} == {len(header)} and len(lines) == rows
 
 
-def test_better_lines_hold_no_mean_of_singles_and_no_tie():
+def test_better_lines_hold_no_mean_of_singles_and_no_tie_with_the_first_row_or_the_row_above():
     scores = make_scores()
     below, tied = Interval(-0.2, -0.3, -0.1), Interval(-0.1, -0.2, 0.0)
 
     def marked(*found):
         pairs = zip(scores.rows[1:], found, strict=True)
-        others = [replace(row, compared=replace(row.compared, than_first=one)) for row, one in pairs]
+        others = [replace(row, compared=Compared(below, *each)) for row, each in pairs]
         return scoreboard.better_lines(replace(scores, rows=(scores.rows[0], *others)))
 
     assert [one.row.averaged for one in scores.rows] == [False, True, False, True]
     # "1 CNN*" is of one member here, whose answers could be submitted.
-    assert marked(below, below, below) == (1, 2, 3)
-    assert marked(tied, below, tied) == (2,)
+    assert marked((below, below), (below, below), (below, below)) == (1, 2, 3)
+    assert marked((tied, below), (below, below), (below, tied)) == (2,)
     mean = replace(scores.rows[2], row=replace(scores.rows[2].row, members=("x", "y")))
     scores = replace(scores, rows=(*scores.rows[:2], mean, scores.rows[3]))
-    assert marked(below, below, tied) == (1,)
+    assert marked((below, below), (below, below), (tied, tied)) == (1,)
 
 
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
