@@ -64,9 +64,8 @@ def _cost(evidence: Evidence) -> Iterator[Fact]:
     yield Fact("cost", f"{least}{sum(known) / 3600:,.2f} core-hours", f"{wall} of wall clock{launches}")
     ended = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(end for _, end in spans.values())))
     places = [attempt.where for entry in entries for attempt in entry.attempts if attempt.where]
-    machines, devices = (
-        tuple(dict.fromkeys(each)) for each in ([p.machine for p in places], [p.device for p in places])
-    )
+    machines = tuple(dict.fromkeys(place.machine for place in places))
+    devices = tuple(dict.fromkeys(place.device for place in places))
     where = f"on {_named(machines, 'machine')}: {_named(devices, 'device')}" if places else ""
     yield Fact("ended", f"{ended} UTC", where)
 
@@ -79,13 +78,9 @@ def tables(evidence: Evidence) -> Section:
     """Shows the paper's table of every scored split; notes that all have stand below them once."""
     caveats, scored = evidence.caveats, evidence.scores
     better = [better_lines(scores) for scores in scored]
-    notes = [
-        ((_MARKED,) if marked else ()) + table_notes(caveats, scores)
-        for scores, marked in zip(scored, better, strict=True)
-    ]
-    common = (
-        tuple(note for note in notes[0] if all(note in each for each in notes)) if notes else table_notes(caveats, None)
-    )
+    notes = [(_MARKED,) * bool(own) + table_notes(caveats, one) for one, own in zip(scored, better, strict=True)]
+    first = notes[0] if notes else table_notes(caveats, None)
+    common = tuple(note for note in first if all(note in each for each in notes))
     shown = tuple(
         Table(
             *table_columns(scores, caveats),

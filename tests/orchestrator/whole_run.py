@@ -58,12 +58,12 @@ def build_run(
     at_chance: tuple[str, ...] = (),
     unreadable: tuple[int, ...] = (),
     classes: tuple[str, ...] = CLASSES,
-    num_rows: int = NUM_ROWS,
+    num_rows: int | None = None,
 ) -> Run:
     """Members are right more often than not, each with errors of its own; pre-trained ones are more certain."""
     paths, plan = RunPaths(root), synthetic_plan(base, pretrained, classes)
     generator = np.random.default_rng(7)
-    labels = {split: generator.integers(0, len(classes), num_rows) for split in splits}
+    labels = {split: generator.integers(0, len(classes), num_rows or NUM_ROWS) for split in splits}
     _write_data(paths.data, labels, labelled, unreadable, classes)
     for member in plan.members:
         _write_stages(paths, plan, member, member in at_chance, generator)

@@ -1,5 +1,6 @@
 """The page: self-contained, safe for any name; the table as text and Markdown."""
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -10,7 +11,7 @@ from orchestrator.combine import Interval
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
-from orchestrator.report import table as scoreboard
+from orchestrator.report import table as scoreboard, write
 from orchestrator.report.comparisons import Compared
 from orchestrator.report.figures import Drawing
 from orchestrator.report.gallery import first_convolution
@@ -188,6 +189,24 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
     }
     page = run.paths.report / "index.html"
     assert {path for path in before if before[path] != after[path]} == {page}
+
+
+def test_write_report_collects_what_parts_bring_and_deletes_figures_that_no_part_has(tmp_path, make_run, monkeypatch):
+    run = make_run(tmp_path)
+    part = Section("a", "A", make_section().drawings, pictures={"b": PNG}, csv={"c": "1\n"}, numbers={"d": 2})
+    figures = run.paths.report / "figures"
+    figures.mkdir(parents=True)
+    for name in ("old.png", "old.csv", "old.svg", "kept.txt"):
+        (figures / name).write_text("old")
+    monkeypatch.setattr(
+        write, "PARTS", (lambda _: part, lambda _: None, lambda found: replace(part, key=found.plan.hash))
+    )
+    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
+    assert {path.name for path in figures.iterdir()} == {"d.png", "d.svg", "b.png", "c.csv", "kept.txt"}
+    assert (figures / "c.csv").read_text() == "1\n" and (figures / "b.png").read_bytes() == PNG
+    assert json.loads(run.paths.report_scores.read_text())["parts"] == {"a": {"d": 2}, run.plan.hash: {"d": 2}}
+    page = run.paths.report_page.read_text()
+    assert page.index('<section id="a"') < page.index(f'<section id="{run.plan.hash}"')
 
 
 @pytest.mark.parametrize(
