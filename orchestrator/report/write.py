@@ -18,12 +18,8 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     summary.tables,
     gallery.beside_averages,
     gallery.reliability,
-    # Pictures: errors, disputed, examples, neighbours, doubtful.
-    # Classes: confusion, errors by class.
     summary.worth,
-    # Diversity: number of members, disagreement.
     gallery.curves,
-    # Course: schedule, images a second.
     gallery.kernels,
     gallery.sheets,
     summary.members,
