@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, Widths, disk_estimate, remarks
 from orchestrator.planning import checked_plan
+from orchestrator.report import SplitScores
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -47,7 +48,7 @@ from orchestrator.run import (
     versions,
 )
 from orchestrator.text import counted, redact, without_secrets
-from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, ensemble_params, open_tracking
 from workers.data.export import export
 from workers.data.store import Store, require_space
 from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
@@ -335,7 +336,7 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
     # Tags, since parameters are immutable: an extension changes the members, another launch the method.
     tags = {"septet.members": str(len(without(plan, ()).members)), "septet.combine": config.combine.method.value}
     try:
-        tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
+        tracker = open_tracking(config.tracking, identity, plan, ensemble_params(config, plan), tags)
     except KeyboardInterrupt:
         # MLflow may know the run already: the next launch must find it again.
         run.commit()
@@ -352,6 +353,9 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
 
 
 def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracker: Tracker) -> None:
+    tracker.log_by_members({f"{split}_top1_error": curve for split, curve in results.by_members.items()})
+    for one in results.scores:
+        _publish_scores(one, trained, tracker)
     tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
     for member, scores in results.members.items():
@@ -363,6 +367,16 @@ def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracke
         digests = results.digests
         sha256 = {"septet.submission_sha256": digests.sha256, "septet.manifest_sha256": digests.manifest_sha256}
         tracker.tag_ensemble(sha256)
+    # Without its title, which is the experiment's name.
+    tracker.describe(paths.report_table.read_text(encoding="utf-8").partition("\n\n")[2])
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")
+
+
+def _publish_scores(scores: SplitScores, trained: Collection[str], tracker: Tracker) -> None:
+    """Logs the scores of a split under the same names for the ensemble and for each member that has a run."""
+    students = {name: one.score for name, one in scores.students.items()}
+    for member, score in {"": scores.ensemble, **scores.members, **students}.items():
+        if not member or member in trained:
+            tracker.log_scores({f"{scores.split}/{name}": value for name, value in asdict(score).items()}, member)

@@ -1,8 +1,10 @@
 """Opens the stored predictions of a run: checked, in an order of their own, and scored; needs no model or dataset."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from orchestrator.combine import (
     Combination,
@@ -13,10 +15,12 @@ from orchestrator.combine import (
     OutOfFold,
     Rows,
     Source,
+    blocks,
     check_predictions,
     equal,
     open_predictions,
     regrouped,
+    top_classes,
 )
 from orchestrator.config import CombineConfig, CombineMethod, Metric
 from orchestrator.fitting import LabelIssues, find_label_issues
@@ -28,6 +32,7 @@ from orchestrator.run import (
     RunPaths,
     core_seconds,
     find_finished,
+    read_ledger,
     read_record,
     read_run_data,
     require_data,
@@ -191,6 +196,32 @@ def find_issues(opened: Opened) -> LabelIssues | None:
     """Returns the training images whose label may be wrong; None without out-of-fold predictions of all of them."""
     combined = opened.combined(OUT_OF_FOLD) if OUT_OF_FOLD in opened.members else None
     return None if combined is None else find_label_issues(combined, opened.data.labels(OUT_OF_FOLD))
+
+
+def errors_by_members(
+    paths: RunPaths, plan: Plan, opened: Opened, splits: Iterable[str]
+) -> dict[str, tuple[float, ...]]:
+    """Returns the top-1 errors by split of the plain means of the first 1, 2, … members, in the order they finished.
+
+    Members from outside come first. Not of out-of-fold predictions, and of no split that members lack.
+    """
+    ledger = read_ledger(paths.ledger)
+    attempts = {member: ledger.entry(plan.predict_job(member)).attempts for member in plan.trained}
+    ended = {member: max((one.ended or 0.0 for one in own), default=0.0) for member, own in attempts.items()}
+    found = {}
+    for split in splits:
+        rows, labels = opened.rows(split), opened.data.labels(split)
+        if split == OUT_OF_FOLD or len(rows) < len(plan.members):
+            continue
+        num_wrong = np.zeros(len(rows), np.int64)
+        order = sorted(rows, key=lambda member: ended.get(member, 0.0))
+        for part in blocks(len(labels), len(opened.data.classes)):
+            total = np.zeros((len(labels[part]), len(opened.data.classes)))
+            for place, member in enumerate(order):
+                total += rows[member][part]
+                num_wrong[place] += np.count_nonzero(top_classes(total, 1)[:, 0] != labels[part])
+        found[split] = tuple((num_wrong / len(labels)).tolist())
+    return found
 
 
 def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:

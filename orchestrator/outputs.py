@@ -26,9 +26,19 @@ from orchestrator.config import (
     SubmissionConfig,
     metric_of,
 )
-from orchestrator.opened import Opened, find_issues, open_members, score_splits, value_members
+from orchestrator.opened import Opened, errors_by_members, find_issues, open_members, score_splits, value_members
 from orchestrator.plan import Plan
-from orchestrator.report import Caveats, Evidence, Fact, drop_note, metric_told, table_text, write_report, write_review
+from orchestrator.report import (
+    Caveats,
+    Evidence,
+    Fact,
+    SplitScores,
+    drop_note,
+    metric_told,
+    table_text,
+    write_report,
+    write_review,
+)
 from orchestrator.run import (
     Book,
     RunPaths,
@@ -55,6 +65,8 @@ class Results:
 
     `members` are each member's scores; `files` are the report's; `submission` and `digests` are None if only the report
     was made. `missing` are members that the run does without; `num_unreadable` counts rows of the submission's split.
+    `scores` are of all scored splits, the main one first. `by_members` has, where a submission was written, the
+    errors by split of the first 1, 2, … finished members.
     """
 
     table_text: str
@@ -65,6 +77,8 @@ class Results:
     missing: tuple[Missing, ...] = ()
     digests: SubmissionDigests | None = None
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
+    scores: tuple[SplitScores, ...] = ()
+    by_members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def write_results(
@@ -103,7 +117,8 @@ def write_results(
     given = (submission, opened.data, combined, members, plan, missing, book, found)
     digests = write_submission(paths.submission, *given)
     results = _report(paths, plan, opened, missing, metric)
-    return replace(results, submission=paths.submission / digests.file, digests=digests)
+    by_members = errors_by_members(paths, plan, opened, [one.split for one in results.scores])
+    return replace(results, submission=paths.submission / digests.file, digests=digests, by_members=by_members)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: Metric) -> Results:
@@ -200,7 +215,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     members = {name: asdict(score) for name, score in main.members.items() if name in plan.members} if main else {}
     members |= {name: asdict(one.score) for name, one in main.students.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
-    return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
+    return Results(text, ensemble, members, None, files, missing, None, num_unreadable, scores)
 
 
 def _looks(record: RunRecord, opened: Opened, split: str) -> int:

@@ -18,6 +18,7 @@ from .model import (
     Stage as Stage,
     StageRef as StageRef,
     TrainJob as TrainJob,
+    changed as changed,
     normalised_as as normalised_as,
     plain as plain,
     plan_from_json as plan_from_json,

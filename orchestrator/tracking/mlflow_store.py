@@ -5,13 +5,13 @@ one, so it may be repeated after a failure or a restart of the driver. Nothing h
 makes all calls. mlflow is imported when a store is opened, since that takes 1.5 s.
 """
 
-import contextlib
 import getpass
+import hashlib
 import json
 import logging
 import math
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.text import redact
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.uri import artifact_root
+from orchestrator.tracking.view import TRAINING_PAGES, make_view, view_tag
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _KIND_TAG, _MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 _MAX_METRICS = 1000  # MLflow's own limits of one log_batch
 _MAX_PARAMS_OR_TAGS = 100
 _MAX_DIGEST = 36
+_MAX_NOTE = 5000
+# The digest of the description that was sent last: one that a person changed is left alone.
+_NOTE_TAG, _NOTE_SHA256_TAG = "mlflow.note.content", "septet.note_sha256"
 _PAGE = 1000
 _log = logging.getLogger(__name__)
 
@@ -108,10 +112,14 @@ class Store:
         self._entries: dict[RunKey, _Entry] = {}
         self._client: MlflowClient  # set by `open`
         self._in_doubt = False
+        self._has_view = False
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
+        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`.
+
+        `view` says whether the experiment has the view of `show`.
+        """
         entries = dict(self._entries)  # a copy: the sender may add one meanwhile
         parent = entries.get(RunKey())
         return {
@@ -120,6 +128,7 @@ class Store:
             "run_id": parent.id if parent else "",
             "members": {key.member: entry.id for key, entry in entries.items() if key.role == "member"},
             "stages": {f"{key.member}/{key.stage}": entry.id for key, entry in entries.items() if key.stage},
+            "view": self._has_view,
         }
 
     def open(self) -> None:
@@ -221,6 +230,39 @@ class Store:
         for part in _parts(new, _MAX_METRICS):
             self._client.log_batch(entry.id, metrics=part)
 
+    def add_curves(self, key: RunKey, curves: Mapping[str, Sequence[float]], time_ms: int) -> None:
+        """Logs each curve's values at steps 1, 2, …, but for those steps that the store has."""
+        from mlflow.entities import Metric
+
+        run_id = self._entries[key].id
+        known = self._steps(run_id, curves)
+        new = [
+            Metric(name, value, time_ms, step)
+            for name, values in curves.items()
+            for step, value in enumerate(values, 1)
+            if step not in known.get(name, ())
+        ]
+        for part in _parts(new, _MAX_METRICS):
+            self._client.log_batch(run_id, metrics=part)
+
+    def describe(self, text: str) -> None:
+        """Makes Markdown and links to results the ensemble's description, unless a person wrote another."""
+        run = self._client.get_run(self._entries[RunKey()].id)
+        held = run.data.tags.get(_NOTE_TAG, "")
+        if held and _sha256(held) != run.data.tags.get(_NOTE_SHA256_TAG):
+            return
+        pages = f"#/experiments/{self._experiment_id}/runs/{run.info.run_id}/artifacts/{{}}?{TRAINING_PAGES}".format
+        links = f"[Report]({pages('report/index.html')}) · [Submission]({pages('submission')})"
+        note = f"{links}\n\n{text}"[:_MAX_NOTE]
+        self.tag(RunKey(), {_NOTE_TAG: note, _NOTE_SHA256_TAG: _sha256(note)})
+
+    def show(self, name: str, params: Iterable[str]) -> None:
+        """Saves the view of this ensemble and its members under the id of its run."""
+        parent = self._entries[RunKey()]
+        view = make_view(name, self._run, params, parent.started_ms)
+        self._client.set_experiment_tag(self._experiment_id, view_tag(parent.id), view)
+        self._has_view = True
+
     def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
         """Adds the datasets that a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
         from mlflow import entities
@@ -281,12 +323,18 @@ class Store:
                     _log.info("MLflow run %s was a copy of %s and is deleted", run.info.run_id, entry.id)
             else:
                 # The parent's points, the machine's load, are never replayed: no need to read them.
-                seen: dict[str, set[int]] | None = None if key.stage else {}
+                seen: dict[str, set[int]] | None = None if key.member else {}
                 info = run.info
                 self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
 
     def _next_step(self, entry: _Entry, name: str) -> int:
         return 1 + max(metric.step for metric in self._client.get_metric_history(entry.id, name))
+
+    def _steps(self, run_id: str, names: Iterable[str] | None = None) -> dict[str, set[int]]:
+        """Returns the steps of metrics, of all by default; not only the last, since an outage may leave a gap."""
+        held = self._client.get_run(run_id).data.metrics
+        wanted = held if names is None else held.keys() & names
+        return {name: {one.step for one in self._client.get_metric_history(run_id, name)} for name in wanted}
 
     def _set_status(self, entry: _Entry, status: str) -> None:
         self._client.update_run(entry.id, status=status)
@@ -304,11 +352,7 @@ class Store:
         from mlflow.entities import Metric
 
         if entry.seen is None:
-            # All steps, not only the last: an outage may have left a gap.
-            names = self._client.get_run(entry.id).data.metrics
-            entry.seen = {
-                name: {metric.step for metric in self._client.get_metric_history(entry.id, name)} for name in names
-            }
+            entry.seen = self._steps(entry.id)
         new: dict[tuple[str, int], Metric] = {}
         for point in points:
             for name, value in point.metrics.items():
@@ -324,38 +368,15 @@ class Store:
             entry.seen = seen
 
 
-def make_sampler() -> Callable[[], dict[str, float]]:
-    """Returns a function that reads the load of the driver's machine; one call takes under 1 ms.
-
-    The metrics have the names of MLflow's system-metrics page. The other nodes of a cluster are not included.
-    """
-    from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-
-    monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor()]
-    with contextlib.suppress(ImportError, RuntimeError):  # no NVIDIA library, no GPU
-        monitors.append(GPUMonitor())
-    monitors[0].collect_metrics()  # psutil's first CPU reading is always 0
-    monitors[0].clear_metrics()
-
-    def sample() -> dict[str, float]:
-        values: dict[str, float] = {}
-        for monitor in monitors:
-            monitor.collect_metrics()
-            values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
-            monitor.clear_metrics()
-        return values
-
-    return sample
-
-
 def _user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a passwd line
         return socket.gethostname()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _same(one: float, other: float) -> bool:

@@ -7,17 +7,20 @@ the driver writes: if seven processes open a new SQLite store at once, up to sev
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Plan, Stage, StageRef
+from orchestrator.plan import Plan, StageRef
 from orchestrator.text import redact
-from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
+from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store
+from orchestrator.tracking.params import differing, stage_params
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.uri import is_local
+from workers.load import read_load
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class Tracker:
         self._run = run
         self._stages = {stage.ref: stage for stage in plan.stages}
         self._last_stages = {member: plan.last_stage(member) for member in plan.trained}
+        self._begins = _begins(plan)
+        self._differing = differing(plan)
         self._params = {name: str(value) for name, value in params.items()}
         self._tags = {**tags, "septet.plan": run.plan_hash}
         self._datasets: dict[str, DatasetInput] = {}
@@ -71,9 +76,9 @@ class Tracker:
         self._began_ms = _now_ms()
         self._opened = threading.Event()
         self._store = Store(uri, run.experiment, run.run_id)
-        self._read_load: Callable[[], dict[str, float]] | None = None
         self._sender = Sender(self._store.add_points, redact(uri), self._sample, pace)
         self._sender.submit(Task(self._open, "the ensemble's run", vital=True, quiet=True))
+        self._submit(lambda: self._store.show(run.name, self._differing), "a saved view of its members")
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -107,10 +112,14 @@ class Tracker:
         self._submit(start, "the start of a stage")
 
     def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Logs metrics at an update count, measured at `time_s` (Unix clock); known ones add nothing."""
-        time_ms = int(time_s * 1000)
+        """Logs metrics at an update count, measured at `time_s` (Unix clock); known ones add nothing.
+
+        The member has them too, where the updates of its stages are counted on from one to the next.
+        """
+        time_ms, values = int(time_s * 1000), dict(metrics)
         self._make_known(ref, time_ms)
-        self._sender.add(Point(_key(ref), step, time_ms, dict(metrics)))
+        self._sender.add(Point(_key(ref), step, time_ms, values))
+        self._sender.add(Point(RunKey(ref.member), self._begins[ref] + step, time_ms, values))
 
     def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
         """Ends the stage's run; also its member's, if all stages are finished or this one is not."""
@@ -133,9 +142,18 @@ class Tracker:
         self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
 
     def log_scores(self, scores: Mapping[str, float], member: str = "") -> None:
-        """Logs final scores of a member, or of the ensemble (`ensemble/top1_error` …) on the parent run."""
+        """Logs final scores (`test/top1_error` …) of a member, or of the ensemble on the parent run."""
         values, now_ms = dict(scores), _now_ms()
         self._submit(lambda: self._store.set_scores(RunKey(member), values, now_ms), "scores")
+
+    def log_by_members(self, curves: Mapping[str, Sequence[float]]) -> None:
+        """Logs the ensemble's errors with its first 1, 2, … finished members, by metric."""
+        values, now_ms = {f"by_members/{name}": tuple(curve) for name, curve in curves.items()}, _now_ms()
+        self._submit(lambda: self._store.add_curves(RunKey(), values, now_ms), "errors by members")
+
+    def describe(self, text: str) -> None:
+        """Makes Markdown the ensemble's description."""
+        self._submit(lambda: self._store.describe(text), "the description")
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
         own = dict(tags)
@@ -180,7 +198,7 @@ class Tracker:
         about = About(self._run.name, self._params, self._tags)
         self._store.ensure(RunKey(), about, self._began_ms)
         self._store.resume(RunKey())
-        self._read_load = make_sampler()
+        read_load()  # the next one tells of the time in between
         self._opened.set()
 
     def _make_known(self, ref: StageRef, started_ms: int) -> None:
@@ -196,7 +214,8 @@ class Tracker:
         def ensure() -> None:
             self._store.ensure(RunKey(ref.member), about_member, started_ms)
             self._store.ensure(_key(ref), about_stage, started_ms)
-            self._store.add_inputs(_key(ref), inputs)
+            for key in (RunKey(ref.member), _key(ref)):
+                self._store.add_inputs(key, inputs)
 
         # Vital: everything logged later needs this run.
         self._submit(ensure, f"the run of {ref}", vital=True)
@@ -205,39 +224,21 @@ class Tracker:
         self._sender.submit(Task(work, what, attempts, vital))
 
     def _sample(self) -> Point | None:
-        if self._read_load is None:
+        if not self._opened.is_set():
             return None
         # Seconds since the run began, so that the load of a resumed run continues the curve.
         now_ms = _now_ms()
         step = max(0, now_ms - self._store.started_ms(RunKey())) // 1000
-        return Point(RunKey(), step, now_ms, self._read_load())
+        return Point(RunKey(), step, now_ms, read_load())
 
 
-def stage_params(stage: Stage) -> dict[str, str]:
-    """Returns the short values by which people compare stages, under their names in the configuration."""
-    recipe = stage.recipe
-    values: dict[str, object] = {
-        "dataset": recipe.dataset,
-        "init_from": stage.init_from or (stage.init_file.name if stage.init_file else ""),
-        "reset": ",".join(recipe.reset),
-        "freeze": ",".join(recipe.freeze),
-        "model": recipe.model.name,
-        "init": recipe.init.scheme,
-        "optimizer": recipe.optimizer.name,
-    }
-    leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
-        (stage, ("seed", "num_images", "num_updates", "num_classes")),
-        (recipe.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
-        (recipe.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
-        (recipe.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
-        (
-            recipe.augmentation,
-            ("random_crop", "resized_crop", "reflect", "colour_std", "policy", "mixup", "cutmix", "sampler"),
-        ),
-        (recipe.loss, ("label_smoothing",)),
-    )
-    values |= {name: getattr(group, name) for group, names in leaves for name in names}
-    return {name: str(value) for name, value in values.items() if value != ""}
+def _begins(plan: Plan) -> dict[StageRef, int]:
+    """Returns the updates that each stage's member plans to have made before it."""
+    begins, made = dict[StageRef, int](), Counter[str]()
+    for stage in sorted(plan.stages, key=lambda stage: len(plan.ancestors(stage))):
+        begins[stage.ref] = made[stage.ref.member]
+        made[stage.ref.member] += stage.num_updates
+    return begins
 
 
 def _key(ref: StageRef) -> RunKey:

@@ -14,13 +14,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.run import RunPaths, read_record
 from orchestrator.text import redact
 from orchestrator.tracking.uri import artifact_root, sqlite_path
+from orchestrator.tracking.view import TRAINING_PAGES
 from workers.errors import ConfigError
 
 _START_S = 60.0  # MLflow's server takes 3–8 s, more on a busy machine
@@ -31,11 +32,15 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Target:
-    """Names the store to show, and the ensemble's run in it if `experiment_id` and `run_id` are known."""
+    """Names the store to show, and the ensemble's run in it if `experiment_id` and `run_id` are known.
+
+    `has_view`: the experiment has a saved view of it.
+    """
 
     uri: str
     experiment_id: str = ""
     run_id: str = ""
+    has_view: bool = False
 
 
 def find_target(run_dir: Path | None, default_uri: str) -> Target:
@@ -52,9 +57,10 @@ def find_target(run_dir: Path | None, default_uri: str) -> Target:
             raise ConfigError(
                 f"{run_dir} was not tracked in MLflow; `septet ui` without RUN_DIR shows the default store"
             )
-        target = Target(str(ids["uri"]), str(ids.get("experiment_id", "")), str(ids.get("run_id", "")))
+        known = (str(ids.get("experiment_id", "")), str(ids.get("run_id", "")), bool(ids.get("view")))
+        target = Target(str(ids["uri"]), *known)
         if redact(default_uri) == target.uri:  # run.json keeps no password
-            target = Target(default_uri, target.experiment_id, target.run_id)
+            target = replace(target, uri=default_uri)
         elif "***" in target.uri:
             raise ConfigError(f"run.json keeps no password of {target.uri}; put the whole URI into MLFLOW_TRACKING_URI")
     path = sqlite_path(target.uri)
@@ -84,12 +90,15 @@ def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int 
 
 
 def page(address: str, target: Target) -> str:
-    """Returns the address of the target's run in the UI at `address`, or of the UI's first page."""
+    """Returns the address of the target's experiment in the UI at `address`, or of the UI's first page.
+
+    That is the page of training runs, in the target's view if there is one.
+    """
     address = address.rstrip("/")
     if not target.experiment_id:
         return address
-    run = f"/runs/{target.run_id}" if target.run_id else ""
-    return f"{address}/#/experiments/{target.experiment_id}{run}"
+    view = f"&compareRunsMode=CHART&viewStateShareKey={target.run_id}" if target.has_view else ""
+    return f"{address}/#/experiments/{target.experiment_id}/runs?{TRAINING_PAGES}{view}"
 
 
 @dataclass(frozen=True)

@@ -137,5 +137,5 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
     monkeypatch.setattr(Sender, "flush", interrupted)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         run.finish(tracker)
-    assert "lacks the end of this run and 30 metric values" in caplog.text
+    assert "lacks the end of this run and 60 metric values" in caplog.text
     stop_and_join(tracker)

@@ -44,7 +44,7 @@ def test_database_locked_for_a_while_costs_no_point(server, tmp_path):
     tracker = run.open()
     with locked(tmp_path / "own" / "mlflow.db"):
         run.train(tracker)
-        assert flushed(tracker, 0.0) == 30
+        assert flushed(tracker, 0.0) == 60
     run.finish(tracker)
     check_complete(MlflowClient(run.uri), run)
 
@@ -57,7 +57,7 @@ def test_database_locked_to_the_end_is_filled_later(server, tmp_path, impatient,
     with locked(tmp_path / "own" / "mlflow.db"), caplog.at_level(logging.WARNING):
         run.train(tracker)
         run.finish(tracker)
-    assert "lacks the end of this run and 30 metric values" in caplog.text
+    assert "lacks the end of this run and 60 metric values" in caplog.text
     stop_and_join(tracker)
     launch_again(run)
     check_complete(MlflowClient(run.uri), run)

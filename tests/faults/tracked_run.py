@@ -107,9 +107,10 @@ class FakeRun:
 
 
 def written(metrics: Path) -> list[tuple[str, int, float]]:
-    """(metric, step, value) of a metrics.jsonl."""
+    """(metric, step, value) of a metrics.jsonl, without the machine's load."""
     points = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return sorted((name, point["step"], value) for point in points for name, value in point["metrics"].items())
+    values = ((name, point["step"], value) for point in points for name, value in point["metrics"].items())
+    return sorted(each for each in values if not each[0].startswith("system/"))
 
 
 def found_runs(client: Any, run_id: str) -> list[Any]:
@@ -150,7 +151,21 @@ def check_runs(client: Any, run_id: str, plan: Plan, paths: RunPaths) -> dict[st
         assert key == "/" or found.data.params["num_updates"]
     for ref in plan.by_ref:
         assert held(client, by_key[str(ref)]) == written(paths.metrics(ref)), "points lacking or there twice"
+    for member in plan.trained:
+        course = member_course(plan, paths, member)
+        # Final scores are at step 0, or after a curve of their name.
+        found = Counter(held(client, by_key[f"{member}/"]))
+        assert not Counter(course) - found and max(found.values()) == 1, "points of a member lacking or there twice"
     return by_key
+
+
+def member_course(plan: Plan, paths: RunPaths, member: str) -> list[tuple[str, int, float]]:
+    """(metric, step, value) of all stages of a member, one after another."""
+    begin, course = 0, []
+    for stage in plan.stages_of(member):
+        course += [(name, begin + step, value) for name, step, value in written(paths.metrics(stage.ref))]
+        begin += stage.num_updates
+    return sorted(course)
 
 
 def check_complete(client: Any, run: FakeRun) -> None:
@@ -158,7 +173,7 @@ def check_complete(client: Any, run: FakeRun) -> None:
     by_key = check_runs(client, run.run_id, run.plan, run.paths)
     scores = held(client, by_key["/"])
     assert [(name, step) for name, step, _ in scores] == [(name, 0) for name in sorted(SCORES)], "scores there twice"
-    assert held(client, by_key["base/"]) == [("final/nll", 0, 0.5)]
+    assert held(client, by_key["base/"]) == sorted([*member_course(run.plan, run.paths, "base"), ("final/nll", 0, 0.5)])
 
 
 @contextmanager

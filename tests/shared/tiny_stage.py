@@ -76,7 +76,8 @@ def run_stopped_at(spec: StageSpec, stage_dir: Path, updates: Sequence[int]) -> 
 
 
 def course(stage_dir: Path) -> list[tuple[int, dict[str, Any]]]:
-    """metrics.jsonl less what depends on the machine's speed."""
+    """metrics.jsonl less what depends on the machine's speed and load."""
     points = [json.loads(line) for line in (stage_dir / "metrics.jsonl").read_text().splitlines()]
     timing = {"images_per_second", "data_wait"}
-    return [(p["step"], {k: v for k, v in p["metrics"].items() if k not in timing}) for p in points]
+    kept = [{k: v for k, v in p["metrics"].items() if k not in timing and not k.startswith("system/")} for p in points]
+    return [(point["step"], metrics) for point, metrics in zip(points, kept, strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
+from workers.load import read_load
 from workers.numerics import convolution_dtype, refusals, shared_casts
 from workers.protocol import StageSpec
 from workers.settings import KeptCheckpoint, Soup
@@ -25,6 +26,8 @@ from workers.training.mixing import draw_mix
 from workers.training.optimizer import LearningRates, LossScale
 from workers.training.readings import EpochSums, Readings
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
+
+_LOAD_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     gang = stage.gang
     per_epoch = stage.batches.per_epoch
     total = per_epoch * (stage.spec.until or stage.spec.recipe.schedule.epochs)
-    clock = _Stopwatch()
+    clock = _Stopwatch(next(stage.model.parameters()).device)
     log_every = max(1, min(50, per_epoch // 2))
     update = _Update(stage, state, log_every, clock)
     while state.step < total and not has_stalled(state.schedule, stage.spec.recipe.schedule):
@@ -242,9 +245,13 @@ def _running(sums: EpochSums) -> dict[str, float]:
 
 
 class _Stopwatch:
-    """Measures images a second and the share of time spent waiting for data, since the last lap."""
+    """Measures images a second and the share of time spent waiting for data, since the last lap; now and then the load.
 
-    def __init__(self) -> None:
+    The load is that of this machine and `device`: at the first lap, and then at most every ten seconds.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._load_due = device, 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -260,4 +267,16 @@ class _Stopwatch:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         timing = {"images_per_second": self.images / elapsed, "data_wait": self._waited / elapsed}
         self.restart()
+        if self._since >= self._load_due:
+            self._load_due = self._since + _LOAD_EVERY_S
+            timing |= read_load() | _gpu_memory(self._device)
         return timing
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float]:
+    """Returns the memory in use on a GPU, also by other processes; nothing of it waits for the device."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    name, used = f"system/gpu_{device.index or 0}_memory_usage", total - free
+    return {f"{name}_megabytes": used / 1e6, f"{name}_percentage": 100 * used / total}

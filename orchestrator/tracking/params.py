@@ -1,0 +1,60 @@
+"""Turns a plan into MLflow's parameters: every setting in use, flat, under its name in the configuration. Pure."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.config import Config
+from orchestrator.plan import Plan, Stage, changed, plain
+
+# MLflow's own limits; a server refuses names of other characters.
+_LONGEST_NAME, _LONGEST_VALUE = 250, 6000
+_REFUSED = re.compile(r"[^\w.-]")
+
+
+def stage_params(stage: Stage) -> dict[str, str]:
+    """Returns all settings of a stage, defaults too: two runs can then be compared by any of them."""
+    start = {"init_from": stage.init_from or (stage.init_file and stage.init_file.name)}
+    counts = {name: getattr(stage, name) for name in ("seed", "num_images", "num_updates", "num_classes")}
+    return _flat({**plain(stage.recipe), **plain(start), **counts})
+
+
+def ensemble_params(config: Config, plan: Plan) -> dict[str, str]:
+    """Returns what defines an ensemble: command, data, and members' settings, with ` | ` between those that differ.
+
+    MLflow's parameters never change, so these are of a run's first launch. A sweep's settings are cut to what fits.
+    """
+    members = [stage_params(plan.last_stage(member)) for member in plan.trained]
+    data = {
+        one.name: {**changed(config.datasets[one.name]), "images": one.counts.get("train"), "classes": one.num_classes}
+        for one in plan.datasets
+    }
+    about = {"experiment": config.experiment, "members": len(plan.members), "seed": config.seed, "datasets": data}
+    recipe = {name: " | ".join(dict.fromkeys(own.get(name, "-") for own in members)) for name in _names(members)}
+    return _flat(recipe) | _flat({**about, "overrides": shlex.join(config.command[2:])})
+
+
+def differing(plan: Plan) -> list[str]:
+    """Returns the names of the parameters in which members differ, but for those that always do."""
+    members = [stage_params(plan.last_stage(member)) for member in plan.trained]
+    return [name for name in _names(members) if name != "seed" and len({own.get(name) for own in members}) > 1]
+
+
+def _names(members: list[dict[str, str]]) -> dict[str, None]:
+    return dict.fromkeys(name for own in members for name in own)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
+    return {_REFUSED.sub("_", name)[:_LONGEST_NAME]: text[:_LONGEST_VALUE] for name, text in _leaves(values)}
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields names with dots and values as they are typed; without those that are empty."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", text) for inner, text in _leaves(value))
+        elif isinstance(value, list) and value:
+            yield name, f"[{','.join(map(str, value))}]"
+        elif value not in (None, "", []):
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
