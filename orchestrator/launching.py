@@ -27,7 +27,6 @@ from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, Widths, disk_estimate, remarks
 from orchestrator.planning import checked_plan
-from orchestrator.report import SplitScores
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -355,7 +354,11 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
 def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracker: Tracker) -> None:
     tracker.log_by_members({f"{split}_top1_error": curve for split, curve in results.by_members.items()})
     for one in results.scores:
-        _publish_scores(one, trained, tracker)
+        students = {name: each.score for name, each in one.students.items()}
+        for member, score in {"": one.ensemble, **one.members, **students}.items():
+            if not member or member in trained:
+                tracker.log_scores({f"{one.split}/{name}": value for name, value in asdict(score).items()}, member)
+    # The names of before 0.2, until 0.3.
     tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
     for member, scores in results.members.items():
@@ -372,11 +375,3 @@ def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracke
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")
-
-
-def _publish_scores(scores: SplitScores, trained: Collection[str], tracker: Tracker) -> None:
-    """Logs the scores of a split under the same names for the ensemble and for each member that has a run."""
-    students = {name: one.score for name, one in scores.students.items()}
-    for member, score in {"": scores.ensemble, **scores.members, **students}.items():
-        if not member or member in trained:
-            tracker.log_scores({f"{scores.split}/{name}": value for name, value in asdict(score).items()}, member)

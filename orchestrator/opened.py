@@ -1,7 +1,7 @@
 """Opens the stored predictions of a run: checked, in an order of their own, and scored; needs no model or dataset."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -198,30 +198,23 @@ def find_issues(opened: Opened) -> LabelIssues | None:
     return None if combined is None else find_label_issues(combined, opened.data.labels(OUT_OF_FOLD))
 
 
-def errors_by_members(
-    paths: RunPaths, plan: Plan, opened: Opened, splits: Iterable[str]
-) -> dict[str, tuple[float, ...]]:
-    """Returns the top-1 errors by split of the plain means of the first 1, 2, … members, in the order they finished.
+def errors_by_members(paths: RunPaths, opened: Opened, split: str) -> tuple[float, ...]:
+    """Returns the top-1 errors of the plain means of the first 1, 2, … members, in the order in which they finished.
 
-    Members from outside come first. Not of out-of-fold predictions, and of no split that members lack.
+    Members from outside come first.
     """
-    ledger = read_ledger(paths.ledger)
+    ledger, plan = read_ledger(paths.ledger), opened.plan
     attempts = {member: ledger.entry(plan.predict_job(member)).attempts for member in plan.trained}
     ended = {member: max((one.ended or 0.0 for one in own), default=0.0) for member, own in attempts.items()}
-    found = {}
-    for split in splits:
-        rows, labels = opened.rows(split), opened.data.labels(split)
-        if split == OUT_OF_FOLD or len(rows) < len(plan.members):
-            continue
-        num_wrong = np.zeros(len(rows), np.int64)
-        order = sorted(rows, key=lambda member: ended.get(member, 0.0))
-        for part in blocks(len(labels), len(opened.data.classes)):
-            total = np.zeros((len(labels[part]), len(opened.data.classes)))
-            for place, member in enumerate(order):
-                total += rows[member][part]
-                num_wrong[place] += np.count_nonzero(top_classes(total, 1)[:, 0] != labels[part])
-        found[split] = tuple((num_wrong / len(labels)).tolist())
-    return found
+    order = sorted(opened.members[split], key=lambda one: ended.get(one.member, 0.0))
+    labels, num_classes = opened.data.labels(split), len(opened.data.classes)
+    num_wrong = np.zeros(len(order), np.int64)
+    for part in blocks(len(labels), num_classes):
+        total = np.zeros((len(labels[part]), num_classes))
+        for place, member in enumerate(order):
+            total += member[part]
+            num_wrong[place] += np.count_nonzero(top_classes(total, 1)[:, 0] != labels[part])
+    return tuple((num_wrong / len(labels)).tolist())
 
 
 def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:

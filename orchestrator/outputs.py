@@ -117,7 +117,8 @@ def write_results(
     given = (submission, opened.data, combined, members, plan, missing, book, found)
     digests = write_submission(paths.submission, *given)
     results = _report(paths, plan, opened, missing, metric)
-    by_members = errors_by_members(paths, plan, opened, [one.split for one in results.scores])
+    scored = [one.split for one in results.scores if one.split != OUT_OF_FOLD]
+    by_members = {split: errors_by_members(paths, opened, split) for split in scored}
     return replace(results, submission=paths.submission / digests.file, digests=digests, by_members=by_members)
 
 

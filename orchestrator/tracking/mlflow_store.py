@@ -6,7 +6,6 @@ makes all calls. mlflow is imported when a store is opened, since that takes 1.5
 """
 
 import getpass
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.text import redact
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.uri import artifact_root
-from orchestrator.tracking.view import TRAINING_PAGES, make_view, view_tag
+from orchestrator.tracking.view import TRAINING_PAGES, VIEW_TAG, make_view
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ _MAX_METRICS = 1000  # MLflow's own limits of one log_batch
 _MAX_PARAMS_OR_TAGS = 100
 _MAX_DIGEST = 36
 _MAX_NOTE = 5000
-# The digest of the description that was sent last: one that a person changed is left alone.
-_NOTE_TAG, _NOTE_SHA256_TAG = "mlflow.note.content", "septet.note_sha256"
+_NOTE_TAG = "mlflow.note.content"
 _PAGE = 1000
 _log = logging.getLogger(__name__)
 
@@ -112,14 +110,10 @@ class Store:
         self._entries: dict[RunKey, _Entry] = {}
         self._client: MlflowClient  # set by `open`
         self._in_doubt = False
-        self._has_view = False
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`.
-
-        `view` says whether the experiment has the view of `show`.
-        """
+        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
         entries = dict(self._entries)  # a copy: the sender may add one meanwhile
         parent = entries.get(RunKey())
         return {
@@ -128,7 +122,6 @@ class Store:
             "run_id": parent.id if parent else "",
             "members": {key.member: entry.id for key, entry in entries.items() if key.role == "member"},
             "stages": {f"{key.member}/{key.stage}": entry.id for key, entry in entries.items() if key.stage},
-            "view": self._has_view,
         }
 
     def open(self) -> None:
@@ -232,36 +225,25 @@ class Store:
 
     def add_curves(self, key: RunKey, curves: Mapping[str, Sequence[float]], time_ms: int) -> None:
         """Logs each curve's values at steps 1, 2, …, but for those steps that the store has."""
-        from mlflow.entities import Metric
-
-        run_id = self._entries[key].id
-        known = self._steps(run_id, curves)
-        new = [
-            Metric(name, value, time_ms, step)
-            for name, values in curves.items()
-            for step, value in enumerate(values, 1)
-            if step not in known.get(name, ())
-        ]
-        for part in _parts(new, _MAX_METRICS):
-            self._client.log_batch(run_id, metrics=part)
+        entry, named = self._entries[key], [(name, *each) for name in curves for each in enumerate(curves[name], 1)]
+        if entry.seen is not None:
+            entry.seen |= self._steps(entry.id, curves)
+        self._add_points(entry, [Point(key, step, time_ms, {name: value}) for name, step, value in named])
 
     def describe(self, text: str) -> None:
-        """Makes Markdown and links to results the ensemble's description, unless a person wrote another."""
-        run = self._client.get_run(self._entries[RunKey()].id)
-        held = run.data.tags.get(_NOTE_TAG, "")
-        if held and _sha256(held) != run.data.tags.get(_NOTE_SHA256_TAG):
+        """Makes links to results, and Markdown, the ensemble's description, unless a person wrote another."""
+        run_id, known = self._entries[RunKey()].id, "[Report]("
+        if not self._client.get_run(run_id).data.tags.get(_NOTE_TAG, known).startswith(known):
             return
-        pages = f"#/experiments/{self._experiment_id}/runs/{run.info.run_id}/artifacts/{{}}?{TRAINING_PAGES}".format
-        links = f"[Report]({pages('report/index.html')}) · [Submission]({pages('submission')})"
-        note = f"{links}\n\n{text}"[:_MAX_NOTE]
-        self.tag(RunKey(), {_NOTE_TAG: note, _NOTE_SHA256_TAG: _sha256(note)})
+        pages = f"#/experiments/{self._experiment_id}/runs/{run_id}/artifacts/{{}}?{TRAINING_PAGES}".format
+        note = f"{known}{pages('report/index.html')}) · [Submission]({pages('submission')})\n\n{text}"
+        self.tag(RunKey(), {_NOTE_TAG: note[:_MAX_NOTE]})
 
     def show(self, name: str, params: Iterable[str]) -> None:
         """Saves the view of this ensemble and its members under the id of its run."""
         parent = self._entries[RunKey()]
         view = make_view(name, self._run, params, parent.started_ms)
-        self._client.set_experiment_tag(self._experiment_id, view_tag(parent.id), view)
-        self._has_view = True
+        self._client.set_experiment_tag(self._experiment_id, f"{VIEW_TAG}{parent.id}", view)
 
     def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
         """Adds the datasets that a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
@@ -373,10 +355,6 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a passwd line
         return socket.gethostname()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _same(one: float, other: float) -> bool:

@@ -10,6 +10,8 @@ from orchestrator.plan import Plan, Stage, changed, plain
 
 # MLflow's own limits; a server refuses names of other characters.
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000
+# Stands between the values of members that differ.
+DIFFER = " | "
 _REFUSED = re.compile(r"[^\w.-]")
 
 
@@ -21,28 +23,16 @@ def stage_params(stage: Stage) -> dict[str, str]:
 
 
 def ensemble_params(config: Config, plan: Plan) -> dict[str, str]:
-    """Returns what defines an ensemble: command, data, and members' settings, with ` | ` between those that differ.
-
-    MLflow's parameters never change, so these are of a run's first launch. A sweep's settings are cut to what fits.
-    """
+    """Returns what defines an ensemble: command, data, and the settings of all members, each value once."""
     members = [stage_params(plan.last_stage(member)) for member in plan.trained]
     data = {
         one.name: {**changed(config.datasets[one.name]), "images": one.counts.get("train"), "classes": one.num_classes}
         for one in plan.datasets
     }
     about = {"experiment": config.experiment, "members": len(plan.members), "seed": config.seed, "datasets": data}
-    recipe = {name: " | ".join(dict.fromkeys(own.get(name, "-") for own in members)) for name in _names(members)}
+    names = dict.fromkeys(name for own in members for name in own)
+    recipe = {name: DIFFER.join(dict.fromkeys(own.get(name, "-") for own in members)) for name in names}
     return _flat(recipe) | _flat({**about, "overrides": shlex.join(config.command[2:])})
-
-
-def differing(plan: Plan) -> list[str]:
-    """Returns the names of the parameters in which members differ, but for those that always do."""
-    members = [stage_params(plan.last_stage(member)) for member in plan.trained]
-    return [name for name in _names(members) if name != "seed" and len({own.get(name) for own in members}) > 1]
-
-
-def _names(members: list[dict[str, str]]) -> dict[str, None]:
-    return dict.fromkeys(name for own in members for name in own)
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.plan import Plan, StageRef
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store
-from orchestrator.tracking.params import differing, stage_params
+from orchestrator.tracking.params import DIFFER, stage_params
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.uri import is_local
 from workers.load import read_load
@@ -68,7 +68,6 @@ class Tracker:
         self._stages = {stage.ref: stage for stage in plan.stages}
         self._last_stages = {member: plan.last_stage(member) for member in plan.trained}
         self._begins = _begins(plan)
-        self._differing = differing(plan)
         self._params = {name: str(value) for name, value in params.items()}
         self._tags = {**tags, "septet.plan": run.plan_hash}
         self._datasets: dict[str, DatasetInput] = {}
@@ -78,7 +77,8 @@ class Tracker:
         self._store = Store(uri, run.experiment, run.run_id)
         self._sender = Sender(self._store.add_points, redact(uri), self._sample, pace)
         self._sender.submit(Task(self._open, "the ensemble's run", vital=True, quiet=True))
-        self._submit(lambda: self._store.show(run.name, self._differing), "a saved view of its members")
+        columns = [name for name, text in self._params.items() if DIFFER in text]
+        self._submit(lambda: self._store.show(run.name, columns), "a saved view of its members")
 
     @property
     def ids(self) -> dict[str, Any]:

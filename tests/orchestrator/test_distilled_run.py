@@ -102,6 +102,9 @@ def test_scores_of_a_student_stand_beside_the_ensembles_with_the_paired_differen
     assert "student" not in found["members"] and "student" not in found["worth"]["members"]
     told = launched[3].told["student"]
     assert told["final/top1_error"] == student["top1_error"] and told["final/nll"] == student["nll"]
+    split, ensemble = scores_of(run)["split"], launched[3].told[""]
+    assert told[f"{split}/top1_error"] == student["top1_error"], "the name that members and the ensemble share"
+    assert ensemble[f"{split}/top1_error"] == ensemble["ensemble/top1_error"]
 
 
 def test_table_and_page_have_the_student_below_the_ensemble(run):

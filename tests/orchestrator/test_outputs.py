@@ -16,6 +16,7 @@ from orchestrator.config.schema import (
 )
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
+from orchestrator.run.ledger import AttemptEnd, Ledger, State
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed
 from workers.settings import ScheduleSettings
@@ -144,6 +145,22 @@ def test_write_results_renamed_members_are_worth_the_same(tmp_path, make_run):
         members = {names[name]: value for name, value in worth["members"].items()}
         worths.append((members, [{**one, "added": names[one["added"]]} for one in worth["curve"]]))
     assert worths[0] == worths[1]
+
+
+def test_errors_by_members_add_them_in_the_order_in_which_they_finished(run):
+    order, times = ["base2", "deep1", "base1", "base3"], iter((4.0, 1.0, 3.0, 2.0))
+    ledger = Ledger(run.paths.ledger, clock=lambda: next(times))
+    for member in ("base3", "base2", "base1", "deep1"):
+        job = run.plan.predict_job(member)
+        ledger.begin(job, started=0.0, resumed_from=0)
+        ledger.end(job, AttemptEnd.done, State.done)
+    results = finish(run)
+    labels = np.load(run.paths.data / "val.labels.npy")
+    held = [stored(run, member, "val").astype(np.float64) for member in order]
+    wanted = [(sum(held[: count + 1]).argmax(axis=1) != labels).mean() for count in range(4)]
+    assert len(set(wanted)) > 2
+    assert results.by_members == {"val": pytest.approx(wanted)}
+    assert results.by_members["val"][-1] == results.ensemble["top1_error"]
 
 
 def test_write_results_without_a_labelled_image_submits_and_reports_no_errors(tmp_path, make_run):

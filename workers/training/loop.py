@@ -245,10 +245,7 @@ def _running(sums: EpochSums) -> dict[str, float]:
 
 
 class _Stopwatch:
-    """Measures images a second and the share of time spent waiting for data, since the last lap; now and then the load.
-
-    The load is that of this machine and `device`: at the first lap, and then at most every ten seconds.
-    """
+    """Measures images a second, the share of time spent waiting for data, and every ten seconds the load."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._load_due = device, 0.0
@@ -274,7 +271,7 @@ class _Stopwatch:
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:
-    """Returns the memory in use on a GPU, also by other processes; nothing of it waits for the device."""
+    """Returns what all processes use of a GPU's memory, without waiting for the device."""
     if device.type != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info(device)

@@ -187,6 +187,8 @@ def test_datasets_scores_artifacts_and_load_reach_the_parent_though_one_is_refus
     wait_until(lambda: "system/cpu_utilization_percentage" in place.client.get_run(parent).data.metrics)
     tracker.close(Ending.FINISHED)
 
+    member = place.client.get_run(tracker.ids["members"]["base"])
+    assert [each.dataset.name for each in member.inputs.dataset_inputs] == ["target"]
     run = place.client.get_run(parent)
     assert run.data.metrics["ensemble/top1_error"] == 0.2
     assert len(place.history(parent, "ensemble/top1_error")) == 2
@@ -250,3 +252,43 @@ def test_run_that_needs_no_tracking_waits_for_a_locked_file_no_longer_than_for_a
     opened(f"sqlite:///{tmp_path}/a.db", required=False).abandon()
     of_needed, of_optional = limits
     assert of_optional < 10 < of_needed
+
+
+def test_member_has_the_curves_of_its_stages_one_after_another_and_once(place):
+    for new in (True, False):
+        tracker = place.open("course", new=new)
+        tracker.set_datasets({name: DatasetInput(name, name * 8) for name in ("superset", "target")})
+        for ref in (ANCESTOR, TARGET):
+            tracker.stage_started(ref)
+            for step in (5, 10):
+                tracker.log(ref, step, 1000.0, {"val/top1_error": step / 100})
+        for ensemble in ([0.5, 0.25], [0.5, 0.25, 0.125]):
+            tracker.log_by_members({"val_top1_error": ensemble})
+        assert flushed(tracker, 60) == 0
+        member, parent = tracker.ids["members"]["cnn6"], tracker.ids["run_id"]
+        points = [(point.step, point.value) for point in place.history(member, "val/top1_error")]
+        assert points == [(5, 0.05), (10, 0.1), (15, 0.05), (20, 0.1)]
+        by_members = [(point.step, point.value) for point in place.history(parent, "by_members/val_top1_error")]
+        assert by_members == [(1, 0.5), (2, 0.25), (3, 0.125)]
+        datasets = [each.dataset.name for each in place.client.get_run(member).inputs.dataset_inputs]
+        assert sorted(datasets) == ["superset", "target"]
+        tracker.abandon()
+
+
+def test_description_links_to_results_and_leaves_a_person_s_alone(place):
+    tracker = place.open("described")
+    for text in ("one", "| two |"):
+        tracker.describe(text)
+    assert flushed(tracker, 60) == 0
+    run_id, experiment = tracker.ids["run_id"], tracker.ids["experiment_id"]
+
+    def note():
+        return place.client.get_run(run_id).data.tags["mlflow.note.content"]
+
+    page = f"#/experiments/{experiment}/runs/{run_id}/artifacts/report/index.html?workflowType=machine_learning"
+    assert note().startswith(f"[Report]({page})") and note().endswith("\n\n| two |")
+    assert f"mlflow.sharedViewState.{run_id}" in place.client.get_experiment(experiment).tags
+    place.client.set_tag(run_id, "mlflow.note.content", "mine")
+    tracker.describe("three")
+    tracker.close(Ending.FINISHED)
+    assert note() == "mine"

@@ -76,7 +76,7 @@ def test_interrupt_ends_the_server_cleanly_though_its_port_was_taken(target):
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
             lines = [process.stdout.readline() for _ in range(3)]
             address = lines[1].split()[-1]
-            assert address.endswith(f"/#/experiments/{target.experiment_id}/runs/{target.run_id}")
+            assert address == page(address.partition("/#")[0], target)
             assert is_open(address)
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 0
@@ -94,7 +94,9 @@ def test_server_that_cannot_start_is_said_in_one_line(tmp_path):
 def test_store_that_is_a_server_is_only_named():
     out = io.StringIO()
     open_ui(Target("https://me:secret@tracking.example/", "3", "abc"), out)
-    assert out.getvalue() == "MLflow UI: https://tracking.example/#/experiments/3/runs/abc\n"
+    training = "https://tracking.example/#/experiments/3/runs?workflowType=machine_learning"
+    assert out.getvalue() == f"MLflow UI: {training}&compareRunsMode=CHART&viewStateShareKey=abc\n"
+    assert page("https://tracking.example", Target("sqlite:///x.db", "3")) == training
     assert page("http://127.0.0.1:5000", Target("sqlite:///x.db")) == "http://127.0.0.1:5000"
 
 
