@@ -358,7 +358,7 @@ def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracke
         for member, score in {"": one.ensemble, **one.members, **students}.items():
             if not member or member in trained:
                 tracker.log_scores({f"{one.split}/{name}": value for name, value in asdict(score).items()}, member)
-    # The names of before 0.2, until 0.3.
+    # Names of earlier releases; they go with 0.3.
     tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
     for member, scores in results.members.items():

@@ -110,10 +110,11 @@ class Store:
         self._entries: dict[RunKey, _Entry] = {}
         self._client: MlflowClient  # set by `open`
         self._in_doubt = False
+        self._view = ""
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
+        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}, "view"}`."""
         entries = dict(self._entries)  # a copy: the sender may add one meanwhile
         parent = entries.get(RunKey())
         return {
@@ -122,6 +123,7 @@ class Store:
             "run_id": parent.id if parent else "",
             "members": {key.member: entry.id for key, entry in entries.items() if key.role == "member"},
             "stages": {f"{key.member}/{key.stage}": entry.id for key, entry in entries.items() if key.stage},
+            "view": self._view,
         }
 
     def open(self) -> None:
@@ -244,6 +246,7 @@ class Store:
         parent = self._entries[RunKey()]
         view = make_view(name, self._run, params, parent.started_ms)
         self._client.set_experiment_tag(self._experiment_id, f"{VIEW_TAG}{parent.id}", view)
+        self._view = parent.id
 
     def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
         """Adds the datasets that a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config import Config
 from orchestrator.plan import Plan, Stage, changed, plain
+from orchestrator.text import without_secrets
 
 # MLflow's own limits; a server refuses names of other characters.
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000
@@ -32,7 +33,7 @@ def ensemble_params(config: Config, plan: Plan) -> dict[str, str]:
     about = {"experiment": config.experiment, "members": len(plan.members), "seed": config.seed, "datasets": data}
     names = dict.fromkeys(name for own in members for name in own)
     recipe = {name: DIFFER.join(dict.fromkeys(own.get(name, "-") for own in members)) for name in names}
-    return _flat(recipe) | _flat({**about, "overrides": shlex.join(config.command[2:])})
+    return _flat(recipe) | _flat({**about, "overrides": without_secrets(shlex.join(config.command[2:]))})
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:

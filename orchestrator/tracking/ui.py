@@ -32,11 +32,12 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Target:
-    """Names the store to show, and the ensemble's run in it if `experiment_id` and `run_id` are known."""
+    """Names the store to show, and in it, if they are known, the ensemble's run and its saved view."""
 
     uri: str
     experiment_id: str = ""
     run_id: str = ""
+    view: str = ""
 
 
 def find_target(run_dir: Path | None, default_uri: str) -> Target:
@@ -53,7 +54,7 @@ def find_target(run_dir: Path | None, default_uri: str) -> Target:
             raise ConfigError(
                 f"{run_dir} was not tracked in MLflow; `septet ui` without RUN_DIR shows the default store"
             )
-        target = Target(str(ids["uri"]), str(ids.get("experiment_id", "")), str(ids.get("run_id", "")))
+        target = Target(*(str(ids.get(name, "")) for name in ("uri", "experiment_id", "run_id", "view")))
         if redact(default_uri) == target.uri:  # run.json keeps no password
             target = replace(target, uri=default_uri)
         elif "***" in target.uri:
@@ -87,12 +88,12 @@ def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int 
 def page(address: str, target: Target) -> str:
     """Returns the address of the target's experiment in the UI at `address`, or of the UI's first page.
 
-    That is the page of training runs, in the target's saved view: where MLflow finds none, it shows its usual one.
+    That is the page of training runs. For a view that is not there MLflow would show its pages for chat bots.
     """
     address = address.rstrip("/")
     if not target.experiment_id:
         return address
-    view = f"&compareRunsMode=CHART&viewStateShareKey={target.run_id}" if target.run_id else ""
+    view = f"&compareRunsMode=CHART&viewStateShareKey={target.view}" if target.view else ""
     return f"{address}/#/experiments/{target.experiment_id}/runs?{TRAINING_PAGES}{view}"
 
 

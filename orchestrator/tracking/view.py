@@ -18,13 +18,12 @@ TRAINING_PAGES = "workflowType=machine_learning"
 _FIRST = (("test/top1_error", "BAR"), ("val/top1_error", "BAR"), ("val/top1_error", "LINE"))
 _OLD = [f"{group}/{name}" for group in ("ensemble", "final") for name in ("top1_error", "top5_error", "nll", "ece")]
 _SECTIONS = ("test", "val", "dev", "by_members", "train", "Model metrics", "System metrics")
-_MOST_COLUMNS = 8
 
 
 def make_view(name: str, run: str, params: Iterable[str], time_ms: int) -> str:
     """Returns the value of the tag: the view `name`, made at `time_ms`, of the runs whose `septet.run` is `run`.
 
-    `params` become columns, the first ones if there are many.
+    The first eight `params` become columns.
     """
     columns = ["attributes.`Dataset`", "metrics.`val/top1_error`", "metrics.`test/top1_error`"]
     charts = [{**_chart(metric, kind), "deleted": False} for metric, kind in _FIRST]
@@ -33,7 +32,7 @@ def make_view(name: str, run: str, params: Iterable[str], time_ms: int) -> str:
         # By time, MLflow would hide members below the ensemble.
         "orderByKey": "metrics.`test/top1_error`",
         "orderByAsc": True,
-        "selectedColumns": columns + [f"params.`{param}`" for param in list(params)[:_MOST_COLUMNS]],
+        "selectedColumns": columns + [f"params.`{param}`" for param in list(params)[:8]],
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": charts + [{**_chart(metric, "BAR"), "deleted": True} for metric in _OLD],
         "compareRunSections": [{"uuid": one, "name": one, "display": True, "isReordered": True} for one in _SECTIONS],

@@ -57,3 +57,9 @@ def test_ensemble_has_what_defines_it(config):
     wanted |= {"optimizer.lr": "0.1 | 0.2", "optimizer.momentum": "0.9", "datasets.target.images": "100"}
     wanted |= {"datasets.target.source": "digits", "datasets.target.classes": "2"}
     assert found.items() >= wanted.items()
+
+
+def test_ensemble_s_overrides_hold_no_password(config):
+    typed = ("septet", "launch", "tracking.uri=postgresql://me:secret@host/db", "datasets.target.root=a b")
+    found = ensemble_params(replace(config, command=typed), make_plan(make_stage("a/train")))["overrides"]
+    assert found == "tracking.uri=postgresql://***@host/db 'datasets.target.root=a b'"

@@ -93,10 +93,10 @@ def test_server_that_cannot_start_is_said_in_one_line(tmp_path):
 
 def test_store_that_is_a_server_is_only_named():
     out = io.StringIO()
-    open_ui(Target("https://me:secret@tracking.example/", "3", "abc"), out)
+    open_ui(Target("https://me:secret@tracking.example/", "3", "r", "abc"), out)
     training = "https://tracking.example/#/experiments/3/runs?workflowType=machine_learning"
     assert out.getvalue() == f"MLflow UI: {training}&compareRunsMode=CHART&viewStateShareKey=abc\n"
-    assert page("https://tracking.example", Target("sqlite:///x.db", "3")) == training
+    assert page("https://tracking.example", Target("sqlite:///x.db", "3", "r")) == training
     assert page("http://127.0.0.1:5000", Target("sqlite:///x.db")) == "http://127.0.0.1:5000"
 
 
