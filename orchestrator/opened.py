@@ -199,10 +199,7 @@ def find_issues(opened: Opened) -> LabelIssues | None:
 
 
 def errors_by_members(paths: RunPaths, opened: Opened, split: str) -> tuple[float, ...]:
-    """Returns the top-1 errors of the plain means of the first 1, 2, … members, in the order in which they finished.
-
-    Members from outside come first.
-    """
+    """Returns the top-1 errors of plain means of the first 1, 2, … members to finish; those from outside come first."""
     ledger, plan = read_ledger(paths.ledger), opened.plan
     attempts = {member: ledger.entry(plan.predict_job(member)).attempts for member in plan.trained}
     ended = {member: max((one.ended or 0.0 for one in own), default=0.0) for member, own in attempts.items()}

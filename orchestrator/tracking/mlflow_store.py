@@ -114,7 +114,7 @@ class Store:
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}, "view"}`."""
+        """Returns known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}, "view"}`."""
         entries = dict(self._entries)  # a copy: the sender may add one meanwhile
         parent = entries.get(RunKey())
         return {

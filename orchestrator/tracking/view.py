@@ -1,7 +1,6 @@
 """Makes the view that `septet ui` opens: ensemble and members beside each other, one chart a metric. Pure.
 
-MLflow keeps saved views as tags of the experiment. Their form is internal (that of 3.17.2), so nothing else depends on
-it: where MLflow does not understand the tag, it shows its usual page.
+MLflow keeps saved views as tags of the experiment, in an internal form (that of 3.17.2) on which nothing else depends.
 """
 
 import base64
