@@ -1,28 +1,26 @@
 """Reads members' learning curves from their stages' metrics.jsonl."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from orchestrator.plan import Plan
 from orchestrator.run import Follower, RunPaths
 
 
 @dataclass(frozen=True)
-class Series:
-    """One metric over time: epochs, and errors in [0, 1]."""
-
-    epochs: tuple[float, ...]
-    errors: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Curve:
-    """A member's stages in sequence; `starts` are the epochs at which its second, third … stage begin."""
+    """A member's stages in sequence: its metrics by name and epoch; its later stages begin at the epochs `starts`."""
 
     member: str
     pretrained: bool
-    train: Series
-    val: Series
+    series: Mapping[str, Mapping[float, float]]
     starts: tuple[float, ...]
+
+    def last(self, metric: str) -> dict[float, float]:
+        """Returns a metric in the member's last stage."""
+        begin = max(self.starts, default=0)
+        return {epoch: value for epoch, value in self.series.get(metric, {}).items() if epoch > begin}
 
 
 def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
@@ -31,7 +29,7 @@ def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
 
 
 def _read_curve(paths: RunPaths, plan: Plan, member: str) -> Curve:
-    series: dict[str, list[tuple[float, float]]] = {"train/top1_error": [], "val/top1_error": []}
+    series: dict[str, dict[float, float]] = {}
     starts: list[float] = []
     begin = 0.0
     for stage in plan.stages_of(member):
@@ -39,11 +37,19 @@ def _read_curve(paths: RunPaths, plan: Plan, member: str) -> Curve:
             starts.append(begin)
         points = Follower(paths.metrics(stage.ref)).read()
         for point in points:
-            for name, found in series.items():
-                if name in point.metrics:
-                    found.append((begin + point.epoch, point.metrics[name]))
+            for name, value in point.metrics.items():
+                # Within an epoch these are of a part of it. Those of averaged weights come last, and stay.
+                if float(point.epoch).is_integer() or not name.startswith("train/"):
+                    series.setdefault(name, {})[begin + point.epoch] = value
         begin += max((point.epoch for point in points), default=0.0)
-    train, val = (
-        Series(tuple(epoch for epoch, _ in found), tuple(error for _, error in found)) for found in series.values()
-    )
-    return Curve(member, plan.is_pretrained(member), train, val, tuple(starts))
+    return Curve(member, plan.is_pretrained(member), series, tuple(starts))
+
+
+def mean_curve(members: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Returns the mean of members, once all have begun; one that has ended counts as it ended. Of one it is empty."""
+    newest, found = dict[int, float](), {}
+    for epoch in sorted({epoch for one in members for epoch in one}):
+        newest |= {place: one[epoch] for place, one in enumerate(members) if epoch in one}
+        if len(newest) == len(members) > 1:
+            found[epoch] = fmean(newest.values())
+    return found

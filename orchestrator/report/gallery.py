@@ -1,4 +1,4 @@
-"""Shows what members and images look like: errors side by side, reliability, curves, first layers, contact sheets."""
+"""Shows what members and images look like: errors side by side, reliability, first layers, contact sheets."""
 
 import base64
 import io
@@ -11,9 +11,8 @@ from dataclasses import astuple
 from safetensors import SafetensorError, safe_open
 
 from orchestrator.combine import Interval
-from orchestrator.report.curves import read_curves
 from orchestrator.report.evidence import Evidence
-from orchestrator.report.figures import Bar, conv1_kernels, learning_curves, member_errors, reliability_diagram
+from orchestrator.report.figures import Bar, conv1_kernels, member_errors, reliability_diagram
 from orchestrator.report.reliability import Reliability
 from orchestrator.report.sections import Card, Section
 from workers.storage import layout
@@ -61,12 +60,6 @@ def _bins(states: Mapping[str, Reliability]) -> str:
                 sure = (one.lowest, one.highest, one.confidence, *astuple(one.right))
                 lines.append(",".join((name, kind, str(one.num_images), *(f"{value:.6f}" for value in sure))))
     return "\n".join(lines) + "\n"
-
-
-def curves(evidence: Evidence) -> Section:
-    """Shows members' errors by epoch."""
-    drawn = learning_curves(read_curves(evidence.paths, evidence.plan))
-    return Section("curves", "Learning curves", (drawn,))
 
 
 def kernels(evidence: Evidence) -> Section | None:

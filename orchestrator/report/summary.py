@@ -13,7 +13,6 @@ from orchestrator.plan import plain
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.sections import Fact, Link, Section, Table
 from orchestrator.report.table import AT_CHANCE_MARK, better_lines, percent, table_columns, table_notes, table_title
-from orchestrator.report.worth import TITLE, worth_notes, worth_tables
 from orchestrator.run import core_seconds, read_ledger
 from orchestrator.text import counted, duration
 
@@ -91,20 +90,6 @@ def tables(evidence: Evidence) -> Section:
         for scores, own, marked in zip(scored, notes, better, strict=True)
     )
     return Section("errors", "Errors", tables=shown, notes=common)
-
-
-def worth(evidence: Evidence) -> Section | None:
-    """Shows what members are worth and what they cost; csv files say how alike they are."""
-    valued, main = evidence.worth, evidence.main
-    if valued is None or main is None:
-        return None
-    shown = tuple(Table(header, tuple(lines)) for header, lines in worth_tables(valued))
-    matrices = {"error_correlation": main.error_correlations, "disagreement": main.disagreements}
-    names, texts = list(main.members), {}
-    for name, matrix in matrices.items():
-        rows = ([own, *(f"{value:.6f}" for value in row)] for own, row in zip(names, matrix, strict=True))
-        texts[name] = "".join(",".join(line) + "\n" for line in (["", *names], *rows))
-    return Section("worth", TITLE, tables=shown, notes=worth_notes(valued), csv=texts)
 
 
 def members(evidence: Evidence) -> Section:

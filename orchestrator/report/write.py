@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.report import gallery, summary
+from orchestrator.report import course, diversity, gallery, summary
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.page import Page, render
 from orchestrator.report.sections import Section
@@ -18,8 +18,10 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     summary.tables,
     gallery.beside_averages,
     gallery.reliability,
-    summary.worth,
-    gallery.curves,
+    diversity.number,
+    diversity.disagreement,
+    course.course,
+    course.schedule,
     gallery.kernels,
     gallery.sheets,
     summary.members,

@@ -1,6 +1,6 @@
 from .cleaning import clean as clean
 from .code import from_kept_code as from_kept_code, keep_code as keep_code
-from .costs import core_seconds as core_seconds
+from .costs import core_seconds as core_seconds, timed_attempts as timed_attempts
 from .data import (
     RunData as RunData,
     SplitData as SplitData,

@@ -1,7 +1,9 @@
 """Sums what each member has cost: the time of all attempts, lost ones too, on the cores of its workers."""
 
+from collections.abc import Sequence
+
 from orchestrator.plan import Plan, PredictJob, TrainJob
-from orchestrator.run.ledger import Entry, read_ledger
+from orchestrator.run.ledger import Attempt, Entry, read_ledger
 from orchestrator.run.metrics import Follower
 from orchestrator.run.paths import RunPaths
 
@@ -20,7 +22,6 @@ def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float |
     for stage in plan.stages:
         users = [member for member, chain in chains.items() if stage in chain]
         entry = ledger.entry(TrainJob(stage.ref))
-        # Of earlier releases and of a driver that died, only the metrics tell how long an attempt went on.
         is_open = any(attempt.ended is None for attempt in entry.attempts)
         times = [point.time for point in Follower(paths.metrics(stage.ref)).read()] if is_open else []
         for member in users:
@@ -29,11 +30,14 @@ def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float |
     return {member: None if cost is None else round(threads * cost, 3) for member, cost in costs.items()}
 
 
-def _seconds(entry: Entry, times: list[float] | tuple[()] = ()) -> float:
-    starts = [*(attempt.started for attempt in entry.attempts[1:]), float("inf")]
-    total = 0.0
+def _seconds(entry: Entry, times: Sequence[float] = ()) -> float:
+    return sum(one.width * (end - one.started) for one, end in timed_attempts(entry, times))
+
+
+def timed_attempts(entry: Entry, times: Sequence[float]) -> list[tuple[Attempt, float]]:
+    """Returns attempts with their ends; of earlier releases and a driver that died, `times` of metrics tell them."""
+    starts, found = [*(attempt.started for attempt in entry.attempts[1:]), float("inf")], []
     for attempt, following in zip(entry.attempts, starts, strict=False):
         seen = [time for time in times if attempt.started <= time < following]
-        ended = max(seen, default=attempt.started) if attempt.ended is None else attempt.ended
-        total += attempt.width * (ended - attempt.started)
-    return total
+        found.append((attempt, max(seen, default=attempt.started) if attempt.ended is None else attempt.ended))
+    return found

@@ -3,7 +3,8 @@
 import pytest
 from whole_run import build_run
 
-from orchestrator.report import summary, write
+from orchestrator.report import diversity, summary, write
+from orchestrator.report.figures import Drawing
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,10 @@ def make_run():
 @pytest.fixture(scope="module")
 def no_drawing():
     """Drawing takes a second a report; report/ has the tests of it."""
+    nothing = Drawing("nothing", "nothing", "", "<svg></svg>", b"svg", b"png")
     with pytest.MonkeyPatch.context() as patch:
-        words = (summary.headline, summary.tables, summary.worth, summary.members, summary.again)
-        patch.setattr(write, "PARTS", words)
+        for name in ("lines_chart", "pairs_chart"):
+            patch.setattr(diversity, name, lambda *_: nothing)
+        words = (summary.headline, summary.tables, diversity.number, diversity.disagreement, summary.members)
+        patch.setattr(write, "PARTS", (*words, summary.again))
         yield

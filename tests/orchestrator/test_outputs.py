@@ -297,5 +297,6 @@ def test_read_curves_stages_follow_each_other(run):
     curves = {curve.member: curve for curve in read_curves(run.paths, run.plan)}
     assert curves["base1"].starts == ()
     assert curves["deep1"].starts == (10.0,)
-    assert curves["deep1"].val.epochs == tuple(float(epoch) for epoch in range(1, 21))
-    assert len(curves["deep1"].train.errors) == 20
+    assert list(curves["deep1"].series["val/top1_error"]) == [float(epoch) for epoch in range(1, 21)]
+    assert len(curves["deep1"].series["train/top1_error"]) == 20
+    assert list(curves["deep1"].last("val/top1_error")) == [float(epoch) for epoch in range(11, 21)]

@@ -10,8 +10,16 @@ import pytest
 from PIL import Image
 
 from orchestrator.combine import Interval
-from orchestrator.report.curves import Curve, Series
-from orchestrator.report.figures import PALETTE, Bar, conv1_kernels, learning_curves, member_errors
+from orchestrator.report.figures import (
+    PALETTE,
+    Bar,
+    Stretch,
+    conv1_kernels,
+    lines_chart,
+    member_errors,
+    pairs_chart,
+    schedule_chart,
+)
 from orchestrator.report.figures.drawing import member_colours
 from orchestrator.report.figures.kernels import kernel_mosaic
 from orchestrator.report.gallery import _smaller
@@ -67,17 +75,52 @@ def test_sheet_on_the_page_takes_a_fraction_of_its_bytes_and_a_damaged_one_is_no
     assert _smaller(b"\x89PNG") == "data:image/png;base64,iVBORw=="
 
 
-def make_curves(num, num_epochs):
-    epochs = tuple(float(epoch) for epoch in range(1, num_epochs + 1))
-    series = Series(epochs, tuple(1 / epoch for epoch in epochs))
-    return [Curve(f"member{index}", index % 3 == 2, series, series, (2.0,)) for index in range(num)]
+def make_lines(num, num_epochs):
+    return {f"member{index}": {epoch: 1 / epoch for epoch in range(1, num_epochs + 1)} for index in range(num)}
 
 
-@pytest.mark.parametrize(("num", "num_epochs"), [(0, 0), (1, 1), (40, 10)])
-def test_learning_curves_any_number_of_members_is_drawn(num, num_epochs):
-    drawn = learning_curves(make_curves(num, num_epochs))
+def learning(num, num_epochs, **others):
+    kinds = [index % 3 == 2 for index in range(num)]
+    return lines_chart("loss", "epoch", "error, %", {**make_lines(num, num_epochs), **others}, kinds, {2.0})
+
+
+@pytest.mark.parametrize(("num", "num_epochs"), [(1, 1), (40, 10)])
+def test_lines_chart_any_number_of_members_is_drawn(num, num_epochs):
+    drawn = learning(num, num_epochs)
     assert read(drawn.png).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert drawn.inline.count("<title>") == 2 * num
+    assert drawn.inline.count("<title>") == num
+    assert f"member0: {100 / num_epochs:g} % at the end" in drawn.inline
+
+
+def test_lines_chart_twelve_members_have_a_sign_each_and_a_legend():
+    """Shades of a hue are too near each other, and nobody can hover over paper."""
+    drawn = learning(12, 3, mean={1: 0.0, 3: 0.5})
+    signs = re.findall(r'<path id="(m\w+)" d="([^"]+)"', drawn.inline)
+    assert len({shape for _, shape in signs}) >= 12
+    assert all(f">member{index}<" in drawn.inline for index in range(12))
+    assert (
+        ">member0<" not in learning(13, 3, mean={1: 0.1}).inline and ">mean<" in learning(13, 3, mean={1: 0.1}).inline
+    )
+
+
+STRETCHES = [
+    Stretch("base1", "failed", 0.0, 60.0, "lost"),
+    Stretch("base1", "last stage", 90.0, 240.0, "done"),
+    Stretch("base1", "kept checkpoint", 200.0, 200.0, "step"),
+    Stretch("<b>", "prediction", 240.0, 250.0, "said"),
+]
+
+
+def test_schedule_chart_hovering_says_what_ran_and_how_long_a_row_waited():
+    drawn = schedule_chart("schedule_1", STRETCHES, "caption")
+    titles = re.findall("<title>([^<]*)</title>", drawn.inline)
+    assert sorted(titles) == [
+        "&lt;b&gt; waited 4 min 00 s in all",
+        "base1 waited 30 s in all",
+        *sorted(["done", "lost", "said", "step"]),
+    ]
+    assert all(f">{kind}<" in drawn.inline for kind in ("failed", "last stage", "kept checkpoint", "waiting"))
+    assert ">cut short<" not in drawn.inline
 
 
 BARS = [
@@ -103,7 +146,7 @@ def test_draw_inline_has_the_pages_colours_and_files_have_their_own():
 
 def test_draw_ids_are_those_that_something_refers_to():
     """Several drawings are on one page, so that ids that all have would be there twice."""
-    for drawn in (member_errors(BARS), learning_curves(make_curves(2, 3))):
+    for drawn in (member_errors(BARS), learning(2, 3), schedule_chart("schedule_1", STRETCHES, "caption")):
         ids, used = re.findall(r' id="([^"]*)"', drawn.inline), re.findall(r'(?:#)([\w-]+)[)"]', drawn.inline)
         assert set(ids) <= set(used) and len(ids) == len(set(ids))
 
@@ -128,6 +171,9 @@ def test_draw_names_with_markup_are_text():
     assert f"{name}: 50.00 % (40.00–60.00)" in parsed.text
 
 
+CARDS = PALETTE["card"]
+
+
 def luminance(colour):
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
@@ -146,3 +192,16 @@ def test_palette_contrast_text_four_and_a_half_and_members_three(ground):
             assert contrast(PALETTE[name][ground], PALETTE[below][ground]) >= 4.5, (name, below)
     for colour in member_colours([False] * 9 + [True] * 9):
         assert contrast(colour, PALETTE["card"][ground]) >= 3, colour
+
+
+@pytest.mark.parametrize("ground", [0, 1])
+def test_pairs_chart_letters_can_be_read_on_the_strongest_cells(ground):
+    matrix = np.array([[0.0, 0.5], [0.5, 0.0]])
+    drawn = pairs_chart(["a", "b"], 100 * matrix, matrix, "said")
+    cells = set(re.findall(r"fill: (\S+); fill-opacity: (0.45);", drawn.inline))
+    assert len(cells) == 2
+    for fill, opacity in cells:
+        colour = PALETTE["mark"][ground] if fill == "var(--mark)" else fill
+        above, below = (np.array([int(one[at : at + 2], 16) for at in (1, 3, 5)]) for one in (colour, CARDS[ground]))
+        mixed = np.rint(float(opacity) * above + (1 - float(opacity)) * below).astype(int)
+        assert contrast("#{:02x}{:02x}{:02x}".format(*mixed), PALETTE["ink"][ground]) >= 4.5, (fill, mixed)

@@ -1,12 +1,15 @@
 """What members are worth, as tables, notes and JSON."""
 
+import re
 from math import inf
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.combine import Interval
 from orchestrator.config import Metric
 from orchestrator.fitting.worth import MemberWorth, Worth
+from orchestrator.report.diversity import number
 from orchestrator.report.worth import Valued, drop_note, worth_json, worth_markdown, worth_notes, worth_tables
 
 
@@ -60,3 +63,15 @@ def test_markdown_rows_have_equal_cells_and_literal_asterisks():
     rows = [line for line in worth_markdown(make()).splitlines() if line.startswith("|")]
     assert [row.count("|") for row in rows] == [6] * 4 + [5] * 4
     assert r"| b\* |" in rows[3]
+
+
+@pytest.mark.parametrize(("metric", "label"), [(Metric.top1, "loss by top1, %"), (Metric.log_loss, "loss by log_loss")])
+def test_number_draws_both_orders_by_the_number_of_members(metric, label):
+    section = number(SimpleNamespace(worth=make(metric)))
+    (drawn,) = section.drawings
+    scale = 100 if metric is Metric.top1 else 1
+    assert (
+        f"best order: {scale * 0.2:.4g}" in " ".join(re.findall("<title>([^<]*)</title>", drawn.inline))
+        and label in drawn.inline
+    )
+    assert section.tables[0].lines[0][0] == "a" and "a, b*" in section.notes[0]
