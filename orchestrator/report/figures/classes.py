@@ -35,7 +35,7 @@ def confusion_matrix(cells: Sequence[Cell], names: Sequence[str], split: str) ->
         for label, guess, images, share in cells:
             across, down, colour = order.index(guess), order.index(label), MARK if label == guess else WARN
             # Pale enough for the numbers on it.
-            look = {"color": colour, "alpha": 0.08 + 0.42 * share**0.5, "linewidth": 0}
+            look = {"color": colour, "alpha": 0.12 + 0.33 * share**0.5, "linewidth": 0}
             patch = axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, **look))
             hover(patch, f"{names[label]} → {names[guess]}: {images} ({100 * share:.1f} %)")
             if num <= _MOST_NUMBERED:
