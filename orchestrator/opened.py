@@ -1,7 +1,7 @@
 """Opens the stored predictions of a run: checked, in an order of their own, and scored; needs no model or dataset."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -103,6 +103,12 @@ class Opened:
         found = calibrate(self._of(split), combine, tuple(self.rows(split).values()), self.data.labels(split), split)
         return replace(self.combination, calibration=found.calibration, sets=found.sets)
 
+    def ordered(self, members: Sequence[str], combination: Combination) -> "Opened":
+        """Returns the same predictions in the order of `members`, to which `combination` belongs."""
+        every = self.members.items()
+        found = {split: tuple(sorted(own, key=lambda one: members.index(one.member))) for split, own in every}
+        return replace(self, members=found, combination=combination)
+
     def _of(self, split: str) -> Combination:
         """Returns the combination of `rows`."""
         if split != OUT_OF_FOLD:
@@ -183,7 +189,8 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
         missing = split not in opened.members or (plan.refits and split != "test")
         if missing or (combined := opened.combined(split)) is None:
             continue
-        members = opened.rows(split)
+        # The objects that are combined: each is read once.
+        members = dict(zip(opened.rows(split), combined.members, strict=True))
         base, pretrained = plan.base_members(), plan.pretrained_members()
         if split == OUT_OF_FOLD:
             base, pretrained = (tuple(dict.fromkeys(plan.voters[one] for one in own)) for own in (base, pretrained))

@@ -137,11 +137,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
     if last is None or {one.name for one in last.members} != set(plan.members):
         opened = replace(opened, combination=_calibrated(plan, opened, combine, metric))
     else:
-        place = {one.name: index for index, one in enumerate(last.members)}
-        members = {
-            split: tuple(sorted(every, key=lambda one: place[one.member])) for split, every in opened.members.items()
-        }
-        opened = replace(opened, members=members, combination=last.combination)
+        opened = opened.ordered([one.name for one in last.members], last.combination)
     with suppress(OSError, ValueError):
         metric = metric_told(parse_json(paths.report_scores.read_bytes())) or metric
     return _report(paths, plan, opened, missing, metric)

@@ -25,6 +25,7 @@ def _path(word: str) -> Path:
 # A positional argument is optional if its metavar is in brackets; otherwise the error message quotes `help`.
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
+RUN_DIRS = _argument("run_dirs", metavar="RUN_DIR…", nargs="*", type=_path, help="run directories")
 IMAGES = _argument("images", metavar="IMAGE…", nargs="*", type=_path, help="at least one image file or folder")
 IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")

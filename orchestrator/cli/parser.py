@@ -47,6 +47,7 @@ class Request:
     shell: str = ""
     member: str | None = None
     open: bool = False
+    run_dirs: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> "RunPaths":

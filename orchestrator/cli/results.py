@@ -114,6 +114,20 @@ def report(request: Request, streams: Streams) -> int:
 
 
 @verb(
+    "compare finished runs on the images that all of them have: errors, differences with intervals, McNemar's test",
+    "runs/digits-1a2b3c4d runs/digits-5e6f7a8b",
+    "runs/digits-* --json",
+    takes=[args.RUN_DIRS, args.JSON],
+)
+def compare(request: Request, streams: Streams) -> int:
+    from orchestrator.comparison import compare_runs, comparison_lines
+
+    found = compare_runs(request.run_dirs)
+    streams.answer(found if request.json else None, comparison_lines(found))
+    return _OK
+
+
+@verb(
     "open the MLflow UI on a run's store, and print its address",
     "",
     "runs/digits-1a2b3c4d --port 8080",

@@ -20,6 +20,7 @@ from orchestrator.config import Metric
 from orchestrator.fitting.intervals import mean_intervals
 from orchestrator.fitting.metrics import IMAGE_METRICS, losses_from
 from orchestrator.fitting.sample import KEPT_CLASSES, Scored, draw_sample
+from workers.threads import map_in_order
 
 MOST_EXACT = 10
 # Each drawn order is taken from each of its members on, round to its start, so that all are as often first, second …
@@ -81,6 +82,7 @@ class _Steps:
 
     In a step (steps,) `member` joins the set `before`, which makes it the set `after`. What members gain in their
     steps, each times its `share`, adds up to their Shapley values. The shares of all steps from sets of a size are 1.
+    If orders were drawn, `num_orders` of them, each is as many steps in a row as there are members.
     """
 
     has: NDArray[np.bool_]
@@ -88,6 +90,7 @@ class _Steps:
     member: NDArray[np.int64]
     after: NDArray[np.int64]
     share: _Array
+    num_orders: int = 0
 
 
 def member_worth(
@@ -107,7 +110,7 @@ def _worth(members: Mapping[str, Rows], labels: Labels, metric: Metric, is_exact
     names, num = list(members), len(members)
     steps = _all_steps(num) if is_exact else _drawn_steps(num)
     parts, num_images = _read(list(members.values()), labels, metric, len(steps.has))
-    found = [_by_image(part, steps) for part in parts]
+    found = list(map_in_order(lambda part: _by_image(part, steps), parts))
     gains, without = (np.concatenate(each, axis=1) for each in list(zip(*found, strict=True))[:2])
     losses = sum(summed for *_, summed in found) / gains.shape[1]
     if not isfinite(losses.sum()):
@@ -146,7 +149,7 @@ def _drawn_steps(num: int) -> _Steps:
     has, places = np.unique(np.concatenate(first), axis=0, return_inverse=True)
     places = places.reshape(len(orders), num + 1)
     share = np.full(orders.size, 1 / len(orders))
-    return _Steps(has, places[:, :-1].ravel(), orders.ravel(), places[:, 1:].ravel(), share)
+    return _Steps(has, places[:, :-1].ravel(), orders.ravel(), places[:, 1:].ravel(), share, len(orders))
 
 
 # A metric may have no value for some sets.
@@ -154,10 +157,18 @@ def _drawn_steps(num: int) -> _Steps:
 def _by_image(part: _Part, steps: _Steps) -> tuple[_Array, _Array, _Array]:
     """Returns Shapley values and rises without a member (members, images), and the summed loss of each set (sets,)."""
     num_sets, num = steps.has.shape
+    *without, whole = _losses(part, np.concatenate([~np.eye(num, dtype=bool), steps.has[-1:]]))
+    gains = np.zeros((num, len(whole)))
+    if steps.num_orders:
+        sums = np.zeros(num_sets)
+        for own in np.split(np.arange(len(steps.member)), steps.num_orders):
+            table = _joining(part, steps.member[own])
+            gains[steps.member[own]] -= np.diff(table, axis=0) * steps.share[own, None]
+            sums[steps.before[own[0]]], sums[steps.after[own]] = table[0].sum(), table[1:].sum(axis=1)
+        return gains, np.array(without) - whole, sums
     places = (np.tile(steps.member, 2), np.concatenate([steps.before, steps.after]))
     shares = coo_array((np.concatenate([steps.share, -steps.share]), places), (num, num_sets)).tocsc()
-    *without, whole = _losses(part, np.concatenate([~np.eye(num, dtype=bool), steps.has[-1:]]))
-    gains, summed = np.zeros((num, len(whole))), []
+    summed = []
     for some in blocks(num_sets, len(whole), _BLOCK_ELEMENTS):
         table = _losses(part, steps.has[some])
         gains += shares[:, some] @ table
@@ -168,8 +179,8 @@ def _by_image(part: _Part, steps: _Steps) -> tuple[_Array, _Array, _Array]:
 def _losses(part: _Part, has: NDArray[np.bool_]) -> _Array:
     """Returns the losses (sets, images) of sets of members, `has` (sets, members).
 
-    A set shares the sums of its first members with the set before it. Sums are made in the members' order, never by
-    subtraction, which would undo ties.
+    A set shares the sums of its first members with the set before it. Sums are made in the members' order (those of
+    `_joining` as members join), never by subtraction, which would undo ties.
     """
     sums, found = [np.zeros(part.given.shape[1:])] * (has.shape[1] + 1), []
     for before, own in zip([~has[0], *has], has, strict=False):
@@ -179,18 +190,32 @@ def _losses(part: _Part, has: NDArray[np.bool_]) -> _Array:
     return np.stack(found)
 
 
+def _joining(part: _Part, order: NDArray[np.int64]) -> _Array:
+    """Returns the losses (sets, images) of no member, and of the first 1, 2, … of `order`."""
+    total = np.zeros(part.given.shape[1:])
+    found = [part.losses(total, 0)]
+    for size, member in enumerate(order, 1):
+        total += part.given[member]
+        found.append(part.losses(total, size))
+    return np.stack(found)
+
+
 def _best_order(parts: Sequence[_Part], num: int) -> tuple[list[int], tuple[float, ...]]:
     """Returns the order that adds the member of lowest loss each time, and the losses."""
     order: list[int] = []
     curve: list[float] = []
+    sums = [np.zeros(part.given.shape[1:]) for part in parts]
     while len(order) < num:
-        left = np.setdiff1d(range(num), order)
-        has = np.isin(range(num), order) | (left[:, None] == range(num))
-        tried = np.concatenate([_losses(part, has) for part in parts], axis=1).mean(axis=1)
+        left, size = np.setdiff1d(range(num), order), len(order) + 1
+        given = list(zip(parts, sums, strict=True))
+        tried = np.array(
+            [np.concatenate([part.losses(own + part.given[one], size) for part, own in given]).mean() for one in left]
+        )
         # Rounded, so that another CPU's logarithms choose the same member.
         chosen = int(np.argmin(tried.round(12)))
         curve.append(float(tried[chosen]))
         order.append(int(left[chosen]))
+        sums = [own + part.given[order[-1]] for part, own in given]
     return order, tuple(curve)
 
 
@@ -211,7 +236,7 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int
 
     def read(stride: int) -> list[_Part]:
         rows = np.arange(0, num_rows, stride)
-        taken = (rows[one] for one in blocks(len(rows), num * num_classes, _BLOCK_ELEMENTS))
+        taken = (rows[one] for one in blocks(len(rows), num * num_classes, 2 * _BLOCK_ELEMENTS))
         return [_part(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
 
     # A first look tells how many elements an image has.

@@ -1,9 +1,12 @@
 from .evidence import Evidence as Evidence
 from .review import review_json as review_json, write_review as write_review
+from .scores import macro_averages as macro_averages, score as score
 from .sections import Fact as Fact
 from .table import (
     Caveats as Caveats,
     SplitScores as SplitScores,
+    percent as percent,
+    points as points,
     score_split as score_split,
     scores_json as scores_json,
     table_text as table_text,

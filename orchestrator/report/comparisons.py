@@ -65,7 +65,8 @@ def compare(rows: Sequence[Wrong]) -> tuple[Compared, ...]:
         p = None
         if _is_one_answer(above) and _is_one_answer(wrong):
             p = mcnemar(int((wrong > above).sum()), int((wrong < above).sum()))
-        than_first, than_above = mean_interval(wrong - rows[0]), mean_interval(wrong - above)
+        than_first = mean_interval(wrong - rows[0])
+        than_above = than_first if above is rows[0] else mean_interval(wrong - above)
         compared.append(Compared(error_interval(wrong), than_first, than_above, p))
     return tuple(compared)
 

@@ -1,13 +1,14 @@
 """Measures how far stated probabilities are from how often they come true. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import SMALLEST_PROBABILITY, Combined, Interval, Labels, PredictionSets, blocks, ranks
+from orchestrator.combine import SMALLEST_PROBABILITY, Combined, Interval, PredictionSets
 from orchestrator.fitting import wilson
-from orchestrator.report.scores import NUM_BINS, bins_of
+from orchestrator.report.scores import NUM_BINS, Reading, bins_of
 
 
 @dataclass(frozen=True)
@@ -49,36 +50,34 @@ class Calibrated:
     sets: PredictionSets | None
 
 
-def measure(combined: Combined, labels: Labels) -> Calibrated:
-    """Measures `combined` on the rows with `labels` (rows,)."""
+def states(combined: Combined) -> tuple[Combined, ...]:
+    """Returns what to read for `measure`: `combined`, and before it what was not calibrated, if it is."""
     used = combined.combination
-    now = _read(combined, labels, used.sets)
     if used.calibration is None or not used.calibration.is_taken:
-        return Calibrated(now, None, used.sets)
-    return Calibrated(_read(Combined(combined.members, used.uncalibrated), labels, None), now, used.sets)
+        return (combined,)
+    return Combined(combined.members, replace(used.uncalibrated, sets=None)), combined
 
 
-def _read(combined: Combined, labels: Labels, sets: PredictionSets | None) -> Reliability:
-    num_rows, num_classes = combined.shape
-    right, confidence, squares, place, sizes = (np.empty(num_rows) for _ in range(5))
-    for rows in blocks(num_rows, num_classes):
-        block, own = combined[rows], labels[rows]
-        right[rows], confidence[rows] = block[np.arange(len(own)), own], block.max(axis=1)
-        squares[rows] = (block.astype(np.float64) ** 2).sum(axis=1) - 2 * right[rows] + 1
-        place[rows] = ranks(block, own)
-        if sets is not None:
-            sizes[rows] = sets.sizes(block)
+def measure(readings: Sequence[Reading], combined: Combined) -> Calibrated:
+    """Measures the `readings` of the `states` of `combined`."""
+    before, *after = (_measured(one, combined.shape[1]) for one in readings)
+    return Calibrated(before, after[0] if after else None, combined.combination.sets)
+
+
+def _measured(reading: Reading, num_classes: int) -> Reliability:
+    right, confidence = reading.right.astype(np.float64), reading.confidence.astype(np.float64)
+    num_rows, place, sizes = len(right), reading.place, reading.set_size
     # Images that are equally sure are in one bin, whatever their order.
     by_count = np.searchsorted(np.sort(confidence), confidence) * NUM_BINS // num_rows
     equal_width, equal_mass = (_bins(where, confidence, place == 0) for where in (bins_of(confidence), by_count))
     return Reliability(
         nll=float(-np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).mean()),
         # Two classes count as one probability, as in Brier's binary score.
-        brier=float(squares.mean()) * (0.5 if num_classes == 2 else 1.0),
+        brier=float((reading.squares - 2 * right + 1).mean()) * (0.5 if num_classes == 2 else 1.0),
         ece=_error(equal_width),
         ece_equal_mass=_error(equal_mass),
-        coverage=None if sets is None else float((place < sizes).mean()),
-        set_size=None if sets is None else float(sizes.mean()),
+        coverage=float((place < sizes).mean()) if sizes.size else None,
+        set_size=float(sizes.mean()) if sizes.size else None,
         equal_width=equal_width,
         equal_mass=equal_mass,
     )

@@ -3,16 +3,22 @@
 Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import SMALLEST_PROBABILITY, Labels, Rows, blocks, ranks, top_classes
+from orchestrator.combine import SMALLEST_PROBABILITY, Block, Combined, Labels, Rows, blocks, ranks
+from orchestrator.config import Metric
+from orchestrator.fitting import Answers, value_of
+from workers.threads import map_in_order
 
 NUM_BINS = 15
+# 16 MB of float32 a thread: some rows of all members.
+_HELD_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True)
@@ -34,36 +40,69 @@ class TableRow:
     averaged: bool
 
 
-def score(probabilities: Rows, labels: Labels) -> Score:
-    """Scores `probabilities` (num_rows, num_classes) against `labels` (num_rows,), block by block."""
-    return score_images(probabilities, labels)[0]
+@dataclass(frozen=True)
+class Reading:
+    """What all scores need of each image by one set of probabilities; arrays are (rows,).
+
+    `guess` is the most probable class, `place` how many classes come before the right one, `right` the right class's
+    probability and `confidence` the guess's. Of combined probabilities alone, else empty: `squares`, the sum of all
+    squared probabilities, and `set_size`, the number of classes in the prediction set, if there are sets.
+    """
+
+    guess: NDArray[np.int64]
+    place: NDArray[np.int64]
+    right: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    squares: NDArray[np.float64]
+    set_size: NDArray[np.int64]
+
+    @property
+    def wrong(self) -> NDArray[np.float64]:
+        """Returns 1 for each image whose guess is wrong, else 0."""
+        return (self.place > 0).astype(np.float64)
+
+    def at(self, rows: NDArray[np.int64]) -> "Reading":
+        """Returns the reading of some `rows`."""
+        return Reading(*(own[rows] if own.size else own for own in vars(self).values()))
 
 
-def score_images(probabilities: Rows, labels: Labels) -> tuple[Score, NDArray[np.bool_]]:
-    """Returns `score`, and which images (num_rows,) are wrong by their top-1 class."""
-    num_rows, num_classes = probabilities.shape
+def read_images(sets: Sequence[Rows], labels: Labels) -> list[Reading]:
+    """Reads `sets` of probabilities (each rows × classes) against `labels` (rows,), on several threads.
+
+    In one pass: what is `Combined` is made of the blocks that are read of its members. Memory grows with rows × sets.
+    """
+    num_rows, num_classes = sets[0].shape
     assert num_rows == len(labels) > 0, "one label a row"
-    wrong, wrong5 = np.empty(num_rows, np.bool_), 0
-    nll = 0.0
-    bins = np.zeros((3, NUM_BINS))
-    for rows in blocks(num_rows, num_classes):
-        block, own = probabilities[rows], labels[rows]
-        place = ranks(block, own)
-        wrong[rows] = place >= 1
-        wrong5 += int((place >= 5).sum())
-        right = block[np.arange(len(own)), own].astype(np.float64)
-        nll -= float(np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).sum())
-        bins += _confidence_bins(block.max(axis=1).astype(np.float64), place == 0)
-    _, confidence, correct = bins
-    ece = float(np.abs(confidence - correct).sum()) / num_rows
-    return Score(int(wrong.sum()) / num_rows, wrong5 / num_rows, nll / num_rows, ece), wrong
+    single = {id(own): own for one in sets for own in (one.members if isinstance(one, Combined) else (one,))}
+
+    def read(rows: slice) -> list[tuple[NDArray[Any], ...]]:
+        held = {key: own[rows] for key, own in single.items()}
+        return [_look(one, held, labels[rows]) for one in sets]
+
+    parts = map_in_order(read, blocks(num_rows, num_classes * len(single), _HELD_ELEMENTS))
+    return [Reading(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*parts, strict=True)]
 
 
-def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns (3, bins): number of rows, summed confidence and number of right rows in each bin (lower, upper]."""
-    where = bins_of(confidence)
-    weights = (np.ones_like(confidence), confidence, correct.astype(np.float64))
-    return np.stack([np.bincount(where, weights=weight, minlength=NUM_BINS) for weight in weights])
+def _look(one: Rows, held: Mapping[int, Block], own: Labels) -> tuple[NDArray[Any], ...]:
+    squares, sizes = np.empty(0), np.empty(0, np.int64)
+    if isinstance(one, Combined):
+        block = Combined([held[id(member)] for member in one.members], one.combination)[:]
+        squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+        sizes = sizes if one.combination.sets is None else one.combination.sets.sizes(block)
+    else:
+        block = held[id(one)]
+    at, guess = np.arange(len(own)), block.argmax(axis=1)
+    return guess, ranks(block, own), block[at, own], block[at, guess], squares, sizes
+
+
+def score(reading: Reading) -> Score:
+    """Scores the probabilities that were read."""
+    place, sure = reading.place, reading.confidence.astype(np.float64)
+    excess = np.bincount(bins_of(sure), sure - (place == 0))
+    nll = -np.log(np.clip(reading.right.astype(np.float64), SMALLEST_PROBABILITY, 1.0)).mean()
+    return Score(
+        float(reading.wrong.mean()), float((place >= 5).mean()), float(nll), float(np.abs(excess).sum()) / len(place)
+    )
 
 
 def bins_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -71,15 +110,16 @@ def bins_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
+def macro_averages(reading: Reading, labels: Labels, num_classes: int) -> dict[str, float]:
+    """Returns macro-F1 and balanced accuracy, as scikit-learn defines them."""
+    right = reading.right.astype(np.float64)
+    answers = Answers(labels, reading.guess, reading.place, right, reading.squares, num_classes)
+    return {str(metric): value_of(metric, answers) for metric in (Metric.macro_f1, Metric.balanced_accuracy)}
+
+
 def mean_score(scores: Sequence[Score]) -> Score:
     """Returns the mean of members' own scores."""
     return Score(*map(fmean, zip(*map(astuple, scores), strict=True)))
-
-
-def guesses(members: Sequence[Rows]) -> NDArray[np.int64]:
-    """Returns the top-1 classes (members, rows)."""
-    parts = ([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])] for member in members)
-    return np.stack([np.concatenate(part) for part in parts])
 
 
 def disagreements(guesses: NDArray[np.int64]) -> NDArray[np.float64]:

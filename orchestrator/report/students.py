@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from orchestrator.combine import Interval, Labels, Rows
+from orchestrator.combine import Interval
 from orchestrator.fitting import mean_interval
 from orchestrator.report.comparisons import Compared, Wrong, compare
-from orchestrator.report.scores import Score, score_images
+from orchestrator.report.scores import Reading, Score, score
 
 
 @dataclass(frozen=True)
@@ -21,19 +19,18 @@ class Student:
     than_members: Interval
 
 
-def score_students(
-    students: Mapping[str, Rows], labels: Labels, rows: Sequence[Wrong], members: Wrong
-) -> dict[str, Student]:
-    """Scores `students` (name → rows × classes), below the `rows` of the table, of which the ensemble is the last.
+def score_students(students: Mapping[str, Reading], rows: Sequence[Wrong], members: Wrong) -> dict[str, Student]:
+    """Scores `students`, below the `rows` of the table, of which the ensemble is the last.
 
     `members` is the share of members that get an image wrong.
     """
-    found = {name: score_images(own, labels) for name, own in students.items()}
-    wrongs = [wrong.astype(np.float64) for _, wrong in found.values()]
+    if not students:
+        return {}
+    wrongs = [one.wrong for one in students.values()]
     compared = compare([*rows, *wrongs])[len(rows) :]
     return {
-        name: Student(score, row, mean_interval(wrong - rows[-1]), mean_interval(wrong - members))
-        for (name, (score, _)), row, wrong in zip(found.items(), compared, wrongs, strict=True)
+        name: Student(score(one), row, mean_interval(wrong - rows[-1]), mean_interval(wrong - members))
+        for (name, one), row, wrong in zip(students.items(), compared, wrongs, strict=True)
     }
 
 

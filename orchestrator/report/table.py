@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from orchestrator.combine import STUDENT, Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, Gain, compare, compared_json, error_interval, gain
-from orchestrator.report.reliability import Calibrated, measure
+from orchestrator.report.reliability import Calibrated, measure, states
 from orchestrator.report.scores import (
+    Reading,
     Score,
     TableRow,
     disagreements,
     error_correlations,
-    guesses,
     mean_score,
-    score_images,
+    read_images,
+    score,
     table_rows,
 )
 from orchestrator.report.students import Student, score_students, student_line
@@ -49,7 +50,8 @@ class SplitScores:
     """All scores of one labelled split; `intervals` are of the members' top-1 errors.
 
     `combined_as` names the combination of `ensemble`, "" for the plain mean. `disagreements` and `error_correlations`
-    (members, members) are of `members` in their order.
+    (members, members) are of `members` in their order. `readings` are of members' own probabilities, `reading` of the
+    ensemble's.
     """
 
     split: str
@@ -66,6 +68,9 @@ class SplitScores:
     error_correlations: NDArray[np.float64]
     calibrated: Calibrated
     gain: Gain
+    labels: Labels
+    readings: Mapping[str, Reading]
+    reading: Reading
     students: Mapping[str, Student] = field(default_factory=dict)
 
 
@@ -113,38 +118,50 @@ def score_split(
     Averages are summed in the order of `members`, like the submission, so that equal averages have equal bits.
     """
     outside = tuple(sorted(set(members) - {*base, *pretrained}))
-    scored = {name: score_images(members[name], labels) for name in (*base, *pretrained, *outside)}
-    table, values, wrongs = table_rows(base, pretrained, outside), [], []
+    names, table = (*base, *pretrained, *outside), table_rows(base, pretrained, outside)
+    combined_as = _name(combined.combination, by_rows=not outside)
+    of_states = states(combined)
+    averaged = {row.name: [members[name] for name in members if name in row.members] for row in table if row.averaged}
+    if not combined_as and averaged:
+        # The last one is the ensemble.
+        averaged.popitem()
+    asked = (*of_states, *(members[name] for name in names), *map(mean, averaged.values()), *students.values())
+    readings = read_images(asked, labels)
+    own_states, rest = readings[: len(of_states)], readings[len(of_states) :]
+    ensemble, read = own_states[-1], dict(zip((*names, *averaged, *students), rest, strict=True))
+    scored = {name: score(read[name]) for name in names}
+    values, wrongs = [], []
     for row in table:
         if row.averaged:
-            value, wrong = score_images(mean([rows for name, rows in members.items() if name in row.members]), labels)
-            wrongs.append(wrong.astype(np.float64))
+            values.append(score(one := read.get(row.name, ensemble)))
+            wrongs.append(one.wrong)
         else:
-            value = mean_score([scored[name][0] for name in row.members])
-            wrongs.append(np.mean([scored[name][1] for name in row.members], axis=0))
-        values.append(value)
-    ensemble, wrong = score_images(combined, labels)
-    best = guesses([members[name] for name in scored])
+            values.append(mean_score([scored[name] for name in row.members]))
+            wrongs.append(np.mean([read[name].wrong for name in row.members], axis=0))
+    best = np.stack([read[name].guess for name in names])
     apart = disagreements(best)
-    wrongs.append(wrong.astype(np.float64))
+    wrongs.append(ensemble.wrong)
     *compared, of_ensemble = compare(wrongs)
-    of_members = np.mean([one for _, one in scored.values()], axis=0)
+    of_members = np.mean([read[name].wrong for name in names], axis=0)
     return SplitScores(
         split=split,
         num_images=len(labels),
         num_classes=combined.shape[1],
-        members={name: value for name, (value, _) in scored.items()},
-        intervals={name: error_interval(wrong.astype(np.float64)) for name, (_, wrong) in scored.items()},
+        members=scored,
+        intervals={name: error_interval(read[name].wrong) for name in names},
         rows=tuple(map(ScoredRow, table, values, compared)),
-        ensemble=ensemble,
+        ensemble=score(ensemble),
         ensemble_compared=of_ensemble,
         disagreement=float(apart[np.triu_indices(len(best), 1)].mean()) if len(best) > 1 else 0.0,
-        combined_as=_name(combined.combination, by_rows=not outside),
+        combined_as=combined_as,
         disagreements=apart,
         error_correlations=error_correlations(best, labels),
-        calibrated=measure(combined, labels),
-        gain=gain(wrongs[-1], {name: one.astype(np.float64) for name, (_, one) in scored.items()}),
-        students=score_students(students, labels, wrongs, of_members),
+        calibrated=measure(own_states, combined),
+        gain=gain(ensemble.wrong, {name: read[name].wrong for name in names}),
+        labels=labels,
+        readings={name: read[name] for name in names},
+        reading=ensemble,
+        students=score_students({name: read[name] for name in students}, wrongs, of_members),
     )
 
 
@@ -251,17 +268,18 @@ def better_lines(scores: SplitScores) -> tuple[int, ...]:
 
 
 def _line(name: str, members: str, value: Score, compared: Compared) -> Line:
-    differences = [
-        "" if one is None else f"{100 * one.estimate:+.2f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
-        for one in (compared.than_first, compared.than_above)
-    ]
     top1, top5 = percent(compared.error), f"{100 * value.top5_error:.2f} %"
-    return (name, members, top1, top5, f"{value.nll:.4f}", *differences)
+    return (name, members, top1, top5, f"{value.nll:.4f}", points(compared.than_first), points(compared.than_above))
 
 
 def percent(error: Interval) -> str:
     """Formats an error in percent with its interval: `38.10 % (34.0 to 42.4)`."""
     return f"{100 * error.estimate:.2f} % ({100 * error.low:.1f} to {100 * error.high:.1f})"
+
+
+def points(apart: Interval | None) -> str:
+    """Formats a difference in points with its interval: `-1.98 (-2.9 to -1.1)`; "" if there is none."""
+    return "" if apart is None else f"{100 * apart.estimate:+.2f} ({100 * apart.low:+.1f} to {100 * apart.high:+.1f})"
 
 
 def table_title(scores: SplitScores) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.report import course, diversity, gallery, summary
+from orchestrator.report.classes import by_class
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.page import Page, render
 from orchestrator.report.sections import Section
@@ -18,6 +19,7 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     summary.tables,
     gallery.beside_averages,
     gallery.reliability,
+    by_class,
     diversity.number,
     diversity.disagreement,
     course.course,

@@ -1,3 +1,4 @@
+from .classes import Cell as Cell, confusion_matrix as confusion_matrix
 from .curves import lines_chart as lines_chart
 from .drawing import PALETTE as PALETTE, Drawing as Drawing
 from .errors import Bar as Bar, member_errors as member_errors

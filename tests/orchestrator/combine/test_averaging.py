@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from scored_rows import score
 
 from orchestrator.combine import averaging, rows as probabilities
 from orchestrator.combine.averaging import Combination, Combined, Stacking, equal, mean
 from orchestrator.config.schema import CombineMethod
-from orchestrator.report.scores import score
 
 
 def draw_members(seed, num_members=3, num_rows=40, num_classes=12):

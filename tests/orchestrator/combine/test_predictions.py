@@ -185,7 +185,7 @@ from pathlib import Path
 import numpy as np
 from orchestrator.combine.predictions import open_predictions
 from orchestrator.combine.averaging import mean
-from orchestrator.report.scores import score
+from scored_rows import score
 from test_predictions import split_of
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
 split = split_of(tuple(f"{index:06d}" for index in range(num_rows)))

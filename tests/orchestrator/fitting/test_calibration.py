@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scored_rows import measure
 
 from orchestrator.combine import Combined, combine_block, corrected, equal, mean
 from orchestrator.config import Calibrator, CombineConfig, CombineMethod, Metric, SetScore
@@ -11,7 +12,6 @@ from orchestrator.fitting import calibrate, choose, uncertainties
 from orchestrator.fitting.calibration import fit_calibration
 from orchestrator.fitting.choice import fold_of_rows, out_of_fold
 from orchestrator.fitting.metrics import value
-from orchestrator.report.reliability import measure
 
 FITTED = [one for one in Calibrator if one is not Calibrator.none]
 NUM_ROWS = 10_000

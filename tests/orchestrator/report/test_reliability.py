@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
+from scored_rows import measure
 from whole_run import finish, scores_of, understate
 
 from orchestrator.combine import mean
@@ -14,7 +15,6 @@ from orchestrator.config.schema import Calibrator, CombineConfig
 from orchestrator.fitting import wilson
 from orchestrator.report.figures import reliability_diagram
 from orchestrator.report.figures.drawing import COLUMN
-from orchestrator.report.reliability import measure
 
 
 def draw(num_rows, num_classes=4, seed=0):

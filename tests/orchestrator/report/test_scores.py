@@ -1,19 +1,19 @@
 """Errors, NLL, calibration, disagreement, and the rows of the table."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from scored_rows import score
 
-from orchestrator.combine import rows as probabilities
+from orchestrator.combine import Combined, equal, mean, rows as probabilities
+from orchestrator.config import CombineMethod
 from orchestrator.report.scores import (
     disagreements,
     error_correlations,
-    guesses,
     mean_score,
-    score,
+    read_images,
     table_rows,
 )
 
@@ -43,13 +43,9 @@ def test_ranks_coarse_values_agree_with_stable_sort_and_top_classes(seed, k):
 def test_score_many_blocks_equals_whole(monkeypatch):
     labels = np.random.default_rng(1).integers(0, 9, size=60)
     whole = score(draw(1), labels)
-    in_parts = partial(probabilities.blocks, max_elements=9 * 7)
-    assert len(list(in_parts(60, 9))) == 9
-    monkeypatch.setattr("orchestrator.report.scores.blocks", in_parts)
+    monkeypatch.setattr("orchestrator.report.scores._HELD_ELEMENTS", 9 * 7)
     in_blocks = score(draw(1), labels)
-    assert in_blocks.top1_error == whole.top1_error
-    assert in_blocks.nll == pytest.approx(whole.nll)
-    assert in_blocks.ece == pytest.approx(whole.ece)
+    assert in_blocks == whole
 
 
 def test_score_of_known_values():
@@ -66,7 +62,7 @@ def test_score_of_known_values():
 @given(seed=st.integers(0, 10_000))
 def test_disagreements_any_members_symmetric_and_zero_with_itself(seed):
     members = [draw(seed), draw(seed + 1), draw(seed + 2)]
-    found = disagreements(guesses(members))
+    found = disagreements(np.stack([one.guess for one in read_images(members, np.zeros(60, np.int64))]))
     first = [member.argmax(axis=1) for member in members]
     np.testing.assert_array_equal(found, [[(one != other).mean() for other in first] for one in first])
     np.testing.assert_array_equal(found, found.T)
@@ -111,3 +107,31 @@ def test_table_rows_real_counts_leave_out_empty_and_repeated(num_base, num_pretr
     for row in rows:
         assert row.averaged == row.name.split("*")[0].endswith("CNNs")
         assert set(row.members) <= set(base + pretrained)
+
+
+class Counted:
+    """Rows that count how often each is read."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.reads = rows, rows.shape, np.zeros(len(rows), int)
+
+    def __getitem__(self, rows):
+        self.reads[rows] += 1
+        return self.rows[rows]
+
+
+def test_read_images_reads_each_member_once_and_combines_the_blocks(monkeypatch):
+    monkeypatch.setattr("orchestrator.report.scores._HELD_ELEMENTS", 9 * 7 * 3)
+    labels, arrays = np.random.default_rng(4).integers(0, 9, size=60), [draw(seed) for seed in range(3)]
+    members = [Counted(rows) for rows in arrays]
+    all_of_them, two = mean(members), Combined(members[1:], equal(CombineMethod.geometric, 2))
+    read = read_images([*members, all_of_them, two], labels)
+    assert all((member.reads == 1).all() for member in members)
+    for found, rows in zip(read, [*arrays, mean(arrays)[:], Combined(arrays[1:], two.combination)[:]], strict=True):
+        np.testing.assert_array_equal(found.guess, rows.argmax(axis=1))
+        np.testing.assert_array_equal(found.place, probabilities.ranks(rows, labels))
+        np.testing.assert_array_equal(found.right, rows[np.arange(60), labels])
+        np.testing.assert_array_equal(found.confidence, rows.max(axis=1))
+    np.testing.assert_allclose(read[3].squares, (mean(arrays)[:].astype(float) ** 2).sum(axis=1))
+    np.testing.assert_array_equal(read[0].at(np.array([5, 2])).guess, read[0].guess[[5, 2]])
+    assert read[0].squares.size == 0 == read[3].set_size.size

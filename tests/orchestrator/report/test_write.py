@@ -178,7 +178,7 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
         return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
     before = written()
-    assert len(before) == 3 + 2 * 6 + 2 + 3 + 1 + len(run.plan.members)
+    assert len(before) == 3 + 2 * 7 + 2 + 5 + 1 + len(run.plan.members)
     last = run.plan.last_stage(run.plan.members[0]).ref
     sheets = (run.paths.prepared_sheet, run.paths.augmented_sheet(last))
     for path in sheets:
