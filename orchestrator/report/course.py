@@ -6,7 +6,7 @@ from statistics import median
 import numpy as np
 
 from orchestrator.plan import StageRef
-from orchestrator.report.curves import mean_curve, read_curves
+from orchestrator.report.curves import ensemble_curve, mean_curve, read_curves
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.figures import Kind, Stretch, lines_chart, schedule_chart
 from orchestrator.report.sections import Section, Table
@@ -29,6 +29,8 @@ def course(evidence: Evidence) -> Section | None:
         kinds = [one.pretrained for one in curves if metric in one.series]
         mean = mean_curve([one.last(metric) for one in curves if one.member in evidence.plan.trained])
         lines |= {"mean of members": mean} if mean and metric != "lr" else {}
+        together = ensemble_curve(evidence, curves, metric.partition("/")[0])
+        lines |= {"the ensemble": together} if together else {}
         drawings += [lines_chart(metric.replace("/", "_"), "epoch", label, lines, kinds, starts)] if kinds else []
     return Section("course", "Learning curves", tuple(drawings)) if drawings else None
 

@@ -50,6 +50,11 @@ def step_of(name: str) -> int | None:
     return int(digits) if digits.isdecimal() and name == checkpoint(int(digits)) else None
 
 
+def answers(split: str, epoch: int | str) -> str:
+    """Returns the name, inside a stage's folder, of what its net said of a split after an epoch; "*" is for all."""
+    return f"answers/{split}-{epoch}.npz"
+
+
 def probabilities(split: str) -> str:
     """Returns the name, inside `predictions`, of the split's [rows, classes] float32."""
     return f"{split}.npy"

@@ -1,7 +1,7 @@
 """Computes errors and losses of a model on labelled batches."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors in [0, 1]; meaningless if `finite` is false, which means that some logit was not finite."""
+    """Errors in [0, 1]; meaningless if `finite` is false, which means that some logit was not finite.
+
+    `probabilities` are [images, classes] in half precision, on the model's device.
+    """
 
     top1_error: float
     top5_error: float
     finite: bool = True
+    probabilities: Tensor | None = field(default=None, compare=False)
 
 
 def _missed(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -37,18 +41,20 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
     Leaves the model in evaluation mode.
     """
     model.eval()
-    num_images, counts = 0, []
+    num_images, counts, probabilities = 0, [], []
     with torch.inference_mode():
         for batch in batches:
             with autocast(numerics):
                 logits = model(batch.images).float()
             num_images += len(batch)
+            probabilities.append(logits.softmax(dim=1).half())
             # topk treats NaN as the largest value, so a broken net would look like one at chance.
             broken = (~torch.isfinite(logits)).sum()
             counts.append(torch.stack([_missed(logits, batch.labels, 1), _missed(logits, batch.labels, 5), broken]))
         # Read once, so that the device works on while the next batch is made.
         missed_top1, missed_top5, broken_logits = torch.stack(counts).sum(dim=0).tolist()
-    return Evaluation(missed_top1 / num_images, missed_top5 / num_images, broken_logits == 0)
+    errors = missed_top1 / num_images, missed_top5 / num_images
+    return Evaluation(*errors, broken_logits == 0, torch.cat(probabilities))
 
 
 def main_logits(outputs: Outputs) -> Tensor:

@@ -66,12 +66,13 @@ class TrainState:
 class Stage:
     """All that the loop works on.
 
-    `forward` is the forward pass of `model` in training, perhaps compiled. `evaluate` returns errors on dev, which
-    decides on the schedule, and on val, which is only reported; val stands in for an absent dev, and None is an absent
-    split. A net is no longer guessing if its error on dev is below `learnt_below_dev`, or that on val, or dev, or in
-    training, the first that there is, below `learnt_below_val`. `is_due` is told of each update, and says whether
-    `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
-    that `optimizer` was built with. `average` is of the weights if `spec.keep` is `ema` or `swa`, else of nothing.
+    `forward` is the forward pass of `model` in training, perhaps compiled. `evaluate` is given the number of epochs and
+    returns errors on dev, which decides on the schedule, and on val, which is only reported; val stands in for an
+    absent dev, and None is an absent split. A net is no longer guessing if its error on dev is below
+    `learnt_below_dev`, or that on val, or dev, or in training, the first that there is, below `learnt_below_val`.
+    `is_due` is told of each update, and says whether `after_update` wants its state; that is also called at each
+    epoch's end. `later` are the phases of layers' rates that `optimizer` was built with. `average` is of the weights if
+    `spec.keep` is `ema` or `swa`, else of nothing.
     `gang` trains it together: each worker makes every update, and rank 0 alone evaluates, decides and writes.
     """
 
@@ -82,7 +83,7 @@ class Stage:
     batches: TrainingBatches
     learnt_below_dev: float
     learnt_below_val: float
-    evaluate: Callable[[], tuple[Evaluation | None, Evaluation | None]]
+    evaluate: Callable[[int], tuple[Evaluation | None, Evaluation | None]]
     later: tuple[Phase, ...]
     average: Average
     criterion: nn.CrossEntropyLoss = CROSS_ENTROPY
@@ -213,7 +214,7 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
 
 def score(stage: Stage, state: TrainState, epochs: int) -> tuple[TrainState, dict[str, float]]:
     """Returns `state` with the net's errors after `epochs`, and these as metrics; raises Diverged if not finite."""
-    dev, val = stage.evaluate()
+    dev, val = stage.evaluate(epochs)
     if not all(each.finite for each in (dev, val) if each is not None):
         message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
         raise Diverged(message, step=state.step)

@@ -39,6 +39,7 @@ from workers.storage import (
     read_finished,
     read_weights,
     remove_leftovers,
+    replacing,
     verify_checkpoint,
     write_bytes,
 )
@@ -62,6 +63,8 @@ def warm_up() -> None:
 
 
 _log = logging.getLogger(__name__)
+# Bytes of a stage's answers, and images of which an error says something.
+_MOST_KEPT, _LEAST_IMAGES = 2**22, 100
 
 
 def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
@@ -93,8 +96,9 @@ def _lead(spec: StageSpec, should_stop: Callable[[], bool], gang: Gang | None) -
     fence.enter()
     check = fence.check
     store, found, model, optimizer, later = _prepared(spec, partial(beat, spec.stage_dir))
-    if spec.stage_dir.is_dir():
-        remove_leftovers(spec.stage_dir, check=check)
+    for folder in (spec.stage_dir, (spec.stage_dir / layout.answers("", "")).parent):
+        if folder.is_dir():
+            remove_leftovers(folder, check=check)
     average = Average(parts_of(model) if spec.keep in (KeptCheckpoint.ema, KeptCheckpoint.swa) else {})
     state, resumed = _begin(spec, found, model, optimizer, average)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
@@ -263,11 +267,13 @@ def _assemble(
     told = (store.num_classes, settings.distil.temperature)
     steering, scored = (held_out[0], held_out[-1]) if held_out else ("train", "train")
 
-    def errors() -> tuple[Evaluation | None, Evaluation | None]:
+    def errors(epochs: int) -> tuple[Evaluation | None, Evaluation | None]:
         found = {}
         for split in held_out:
             batches = centre_batches(store, split, statistics, settings.model.input_size, device=device)
             found[split] = evaluate(model, beating(batches, beat), spec.numerics)
+        if held_out:
+            _keep_answers(spec, store, steering, epochs, found[steering])
         return found.get(steering), found.get("val")
 
     return Stage(
@@ -298,6 +304,18 @@ def _assemble(
         average=average,
         gang=gang,
     )
+
+
+def _keep_answers(spec: StageSpec, store: Store, split: str, epoch: int, found: Evaluation) -> None:
+    """Keeps what the net says of evenly spaced images, for the ensemble's curve, if a stage's answers are not large."""
+    labels, path = store.labels(split), spec.stage_dir / layout.answers(split, epoch)
+    assert labels is not None and found.probabilities is not None
+    fit = _MOST_KEPT // (2 * store.num_classes * spec.recipe.schedule.epochs)
+    if fit < min(_LEAST_IMAGES, len(labels)):
+        return
+    thinned = slice(None, None, -(-len(labels) // fit))
+    with replacing(path, fence_of(spec.stage_dir, spec.fence).check) as file:
+        np.savez(file, probabilities=found.probabilities[thinned].cpu().numpy(), labels=labels[thinned])
 
 
 def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) -> nn.CrossEntropyLoss:

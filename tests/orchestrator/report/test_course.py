@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from orchestrator.cluster import Where
@@ -124,3 +125,35 @@ def test_schedule_table_has_medians_of_speed_and_wait(run, drawn):
     run.paths.metrics(BASE1).write_text("".join(json.dumps(point) + "\n" for point in points))
     (table,) = schedule(run).tables
     assert table.lines == (("base1", "3,000", "2.0%"),)
+
+
+def write_answers(run, ref, epoch, guesses, labels=(0, 1, 0, 1)):
+    """A net that is sure of `guesses`, with a probability for each of two classes."""
+    path = run.paths.stage(ref) / "answers" / f"val-{epoch}.npz"
+    path.parent.mkdir(exist_ok=True)
+    sure = np.array([[1 - guess, guess] for guess in guesses], np.float16)
+    np.savez(path, probabilities=sure, labels=np.array(labels))
+
+
+def test_course_ensemble_is_the_mean_of_the_newest_answers_of_last_stages(run, drawn):
+    write_answers(run, BASE1, 9, (0.9, 0.9, 0.9, 0.9))
+    write_answers(run, BASE1, 10, (0.1, 0.9, 0.9, 0.9))
+    write_answers(run, StageRef("base2", "train"), 10, (0.2, 0.2, 0.2, 0.6))
+    write_answers(run, DEEP1, 10, (0.1, 0.9, 0.1, 0.9))
+    deep = StageRef("deep1", "finetune")
+    write_answers(run, deep, 1, (0.1, 0.1, 0.3, 0.9))
+    write_answers(run, deep, 2, (0.1, 0.8, 0.3, 0.9))
+    course(run)
+    # Means of the first epoch: 0.13, 0.40, 0.47, 0.80; its second image is wrong.
+    assert drawn["val_top1_error"][2]["the ensemble"] == {11: 0.25, 12: 0.0}
+    assert "the ensemble" not in drawn["train_top1_error"][2]
+
+
+@pytest.mark.parametrize("labels", [None, (0, 1, 1, 1)])
+def test_course_without_answers_of_all_members_to_the_same_images_has_no_ensemble(run, drawn, labels):
+    write_answers(run, BASE1, 10, (0.1, 0.9, 0.9, 0.9))
+    write_answers(run, StageRef("base2", "train"), 10, (0.2, 0.2, 0.2, 0.6))
+    if labels:
+        write_answers(run, StageRef("deep1", "finetune"), 1, (0.2, 0.2, 0.2, 0.6), labels)
+    course(run)
+    assert "the ensemble" not in drawn["val_top1_error"][2]
