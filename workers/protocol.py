@@ -166,7 +166,7 @@ class StageResult:
 class PredictSpec:
     """The prepared splits that a finished stage predicts into `predictions_dir`; other fields are as in `StageSpec`.
 
-    The split `oof` are the images of its fold.
+    The split `oof` are the images of its fold. With `neighbours` the nearest of so many training images are found too.
     """
 
     member: str
@@ -182,6 +182,7 @@ class PredictSpec:
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
     code: str = ""
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)

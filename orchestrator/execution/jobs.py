@@ -96,6 +96,8 @@ class Work:
             normaliser=normaliser(self.plan, last, self.stores),
             fold=self._fold(last.recipe),
             code=self.code,
+            # One member is enough for the report.
+            neighbours=10_000 if member == next(one for one in self.plan.trained if one not in self.without) else 0,
         )
 
     def splits_of(self, member: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from workers.storage import layout, storage_errors, write_bytes, write_json, wri
 
 _MOST_CLASSES = 10
 _TRAIN_ROWS = 3
-_THUMBNAIL = 176
+_THUMBNAIL, _SMALL = 176, 64
 _TILE, _GAP, _CAPTION, _TITLE = 112, 8, 18, 30
 # Readable on light and dark pages: the sheet's background is transparent.
 _TITLE_COLOUR, _CAPTION_COLOUR = "#4f86c6", "#8a94a3"
@@ -64,9 +64,9 @@ def draw(bands: Sequence[Band], columns: int) -> bytes:
 def thumbnail(pixels: np.ndarray) -> tuple[str, bytes]:
     """Returns the format, png or jpeg, and the content of a small picture of [side, side, 3] uint8."""
     buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
-    kind = "jpeg" if len(pixels) > _TILE else "png"
+    kind = "jpeg" if len(pixels) > _SMALL else "png"
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    picture.save(buffer, kind, quality=85)
+    picture.save(buffer, kind, quality=75)
     return kind, buffer.getvalue()
 
 
@@ -101,9 +101,9 @@ def prepared_sheet(store: Store) -> bytes:
     return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
 
 
-def spread(count: int) -> list[int]:
-    """Returns a few indices, such as labels, evenly spread over `count`."""
-    shown = min(count, _MOST_CLASSES)
+def spread(count: int, most: int = _MOST_CLASSES) -> list[int]:
+    """Returns at most `most` indices, such as labels, evenly spread over `count`."""
+    shown = min(count, most)
     return [index * count // shown for index in range(shown)]
 
 

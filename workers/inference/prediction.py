@@ -5,22 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from workers import numerics
+from workers.data.export import spread
 from workers.data.loading import pixel_statistics
 from workers.data.store import Store, only_fold, open_on_node, open_store, stored_split, write_npy
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import TrainedMember, mean_over_crops
-from workers.models import build, fill, place, saved_parts_of
+from workers.models import build, fill, outline, place, saved_parts_of
 from workers.protocol import Normaliser, Numerics, PredictSpec, SplitPredictions
-from workers.settings import Crops, TrainingSettings
+from workers.settings import HELD_OUT, Crops, TrainingSettings
 from workers.storage import beat, fence_of, layout, read_finished, read_weights, remove_leftovers, write_json
 
 # 64 at once are 1 % faster for the full-size net in bf16, but take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
+_NUM_SHOWN, _NUM_NEAREST = 5, 6
 _log = logging.getLogger(__name__)
 
 
@@ -65,16 +69,20 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         remove_leftovers(spec.predictions_dir, check=check)
     member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics, spec.normaliser)
     results = []
+
+    def alive(doing: str) -> None:
+        if should_stop():
+            raise Stopped(f"{spec.member}: stopped while predicting {doing}")
+        # A superseded attempt must not beat for its successor.
+        check()
+        beat(spec.stage_dir)
+
     for split in spec.splits:
         stored = stored_split(split)
         images = own.images(stored, whole=True)
         probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
         for start in range(0, len(images), _IMAGES_AT_ONCE):
-            if should_stop():
-                raise Stopped(f"{spec.member}: stopped while predicting {split}")
-            # A superseded attempt must not beat for its successor.
-            check()
-            beat(spec.stage_dir)
+            alive(split)
             block_images = [images[index] for index in range(start, min(start + _IMAGES_AT_ONCE, len(images)))]
             compute = partial(mean_over_crops, member, block_images, spec.crops)
             block = _finite(compute, spec.member, own, stored, start)
@@ -94,7 +102,43 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         check()
         write_json(spec.predictions_dir / layout.described(split), asdict(described))
         results.append(described)
+    if spec.neighbours and (near := _neighbours(member, store, spec, partial(alive, "neighbours"))):
+        write_json(spec.predictions_dir / layout.NEIGHBOURS, near)
     return tuple(results)
+
+
+def _neighbours(member: TrainedMember, store: Store, spec: PredictSpec, alive: Callable[[], None]) -> dict[str, Any]:
+    """Finds the training images nearest to some others in the last hidden layer (Krizhevsky et al. 2012, figure 4).
+
+    Returns nothing, and logs a line, if that layer is not a fully connected one that sees each image once.
+    """
+    split = next((each for each in reversed(HELD_OUT) if each in spec.splits), "")
+    shown, compared = spread(store.counts.get(split, 0), _NUM_SHOWN), spread(store.counts["train"], spec.neighbours)
+    wanted = [*((split, row) for row in shown), *(("train", row) for row in compared)]
+    layer, modules = outline(member.settings.model, store.num_classes).head, dict(member.model.named_modules())
+    # Each half of a net on two devices reads the whole hidden layer.
+    last = modules.get(layer, modules.get(f"first.{layer}"))
+    images, seen = {of: store.images(of) for of in (split, "train")}, list[Tensor]()
+    if shown and isinstance(last, nn.Linear):
+        with last.register_forward_pre_hook(
+            lambda _, given: seen.extend(each for one in given[:1] for each in one.float().cpu())
+        ):
+            for start in range(0, len(wanted), _IMAGES_AT_ONCE):
+                alive()
+                block = [images[of][row] for of, row in wanted[start : start + _IMAGES_AT_ONCE]]
+                mean_over_crops(member, block, Crops.centre)
+    if len(seen) != len(wanted):
+        _log.info("no nearest training images: %s is no fully connected layer that sees each image once", layer)
+        return {}
+    features, names, labels = torch.stack(seen).flatten(1), store.rows("train"), store.labels("train")
+    assert labels is not None, "train has labels"
+    distances = torch.cdist(features[: len(shown)], features[len(shown) :], compute_mode="donot_use_mm_for_euclid_dist")
+    found = []
+    for row, own in zip(shown, distances.numpy(), strict=True):
+        near = ((compared[place], float(own[place])) for place in np.argsort(own, kind="stable")[:_NUM_NEAREST])
+        found.append({"row": row, "nearest": [(at, names[at], int(labels[at]), far) for at, far in near]})
+    about = {"of": [store.digest, member.checkpoint_sha256], "split": split, "layer": layer}
+    return {**about, "num_compared": len(compared), "images": found}
 
 
 def _finite(compute: Callable[[], np.ndarray], member: str, store: Store, split: str, start: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The names of the files inside a member's folder and in an exported dataset; `RunPaths` has the rest of a run's."""
 
-# Inside a member's folder, beside its stages.
+# Inside a member's folder, beside its stages; what is nearest to some images lies in the predictions.
 PREDICTIONS = "predictions"
+NEIGHBOURS = "neighbours.json"
 ATTEMPT = ".attempt"
 ACTOR_LOCK = ".lock"
 

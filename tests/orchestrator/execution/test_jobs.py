@@ -48,6 +48,14 @@ def test_specs_carry_the_launch_s_code(tmp_path):
     assert work.stage_spec(work.plan.stages[0], 0).code == work.predict_spec("a").code == "c" * 64
 
 
+def test_neighbours_are_found_by_the_first_combined_member_alone(tmp_path):
+    plan = make_plan(make_stage("a/train"), make_stage("b/train"))
+    work = replace(work_of(tmp_path, PLATEAU), plan=plan)
+    assert [bool(work.predict_spec(member).neighbours) for member in "ab"] == [True, False]
+    work = replace(work, without=("a",))
+    assert [bool(work.predict_spec(member).neighbours) for member in "ab"] == [False, True]
+
+
 def test_refit_of_another_schedule_keeps_its_course(tmp_path):
     cosine = ScheduleSettings(decay=Decay.cosine, cuts=0, latest=(), epochs=90)
     spec = spec_of(work_of(tmp_path, cosine), best_epochs=80)

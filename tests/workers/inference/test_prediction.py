@@ -14,13 +14,13 @@ from PIL import Image
 from stages import never
 from torch import Tensor, nn
 
-from workers.data.loading import PixelStatistics
+from workers.data.loading import PixelStatistics, to_input
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.inference import mean_over_crops, predict, predict_images, prediction
+from workers.inference import load_member, mean_over_crops, predict, predict_images, prediction
 from workers.inference.ten_crop import TrainedMember
 from workers.protocol import Numerics, PredictSpec
-from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
+from workers.settings import AugmentationSettings, Crops, Layout, ModelSettings, Recipe
 
 
 class FirstPixel(nn.Module):
@@ -187,3 +187,72 @@ def test_nan_is_computed_again_once_and_never_written(trained, monkeypatch, capl
             predict(trained, never)
         assert calls == 3
         assert not list(trained.predictions_dir.glob("*"))
+
+
+def near(spec):
+    return json.loads((spec.predictions_dir / "neighbours.json").read_text())
+
+
+def test_neighbours_are_the_training_images_nearest_before_the_last_layer_and_change_no_prediction(trained):
+    plain = [one.sha256 for one in predict(trained, never)]
+    assert not (trained.predictions_dir / "neighbours.json").exists()
+    assert [one.sha256 for one in predict(replace(trained, neighbours=100), never)] == plain
+    found, store = near(trained), open_store(trained.store)
+    own = load_member(trained.stage_dir, trained.store, trained.recipe, Numerics())
+    assert found["of"] == [store.digest, own.checkpoint_sha256]
+    assert (found["split"], found["layer"], found["num_compared"]) == ("test", "fc8", 100)
+    # A net without its last layer, image by image.
+    own.model.fc8 = nn.Identity()
+
+    def features(split, rows):
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([store.images(split)[row][1:17, 1:17] for row in rows]))
+            return own.model(to_input(pixels, own.statistics)).double().numpy()
+
+    rows = [index * store.counts["train"] // 100 for index in range(100)]
+    distances = np.linalg.norm(
+        features("test", [image["row"] for image in found["images"]])[:, None] - features("train", rows)[None], axis=2
+    )
+    assert [image["row"] for image in found["images"]] == [index * store.counts["test"] // 5 for index in range(5)]
+    for image, own_distances in zip(found["images"], distances, strict=True):
+        order = np.argsort(own_distances)[:6]
+        assert [one[0] for one in image["nearest"]] == [rows[place] for place in order]
+        np.testing.assert_allclose([one[3] for one in image["nearest"]], own_distances[order], rtol=1e-4)
+        for row, name, label, _ in image["nearest"]:
+            assert (name, label) == (store.rows("train")[row], store.labels("train")[row])
+
+
+class Reshaped(nn.Module):
+    """Its last layer sees every row of pixels apart, or is another kind of layer, or is called by a keyword."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.fc8 = kind, nn.Conv2d(3, 10, 16) if kind == "convolution" else nn.Linear(48, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kind == "convolution":
+            return self.fc8(images).flatten(1)
+        lines = images.permute(0, 2, 1, 3).flatten(2)
+        if self.kind == "keyword":
+            return self.fc8(input=lines.mean(dim=1))
+        return self.fc8(lines.flatten(0, 1)).view(len(images), 16, 10).mean(dim=1)
+
+
+@pytest.mark.parametrize("kind", ["lines", "convolution", "keyword"])
+def test_neighbours_of_nets_without_one_last_hidden_layer_are_left_out_with_a_line(trained, monkeypatch, caplog, kind):
+    plain = load_member(trained.stage_dir, trained.store, trained.recipe, Numerics())
+    monkeypatch.setattr(prediction, "load_member", lambda *_: replace(plain, model=Reshaped(kind).eval()))
+    with caplog.at_level("INFO"):
+        assert len(predict(replace(trained, neighbours=40), never)) == 2
+    assert "no nearest training images: fc8" in caplog.text
+    assert not (trained.predictions_dir / "neighbours.json").exists()
+
+
+def test_neighbours_of_a_net_in_two_halves_are_those_of_the_grouped_net(trained):
+    store, found = open_store(trained.store), []
+    for layout in Layout:
+        model = replace(trained.recipe.model, layout=layout, lrn_across_halves=False)
+        own = load_member(trained.stage_dir, trained.store, replace(trained.recipe, model=model), Numerics())
+        found.append(prediction._neighbours(own, store, replace(trained, neighbours=40), lambda: None))
+    rows = [[[one[0] for one in image["nearest"]] for image in each["images"]] for each in found]
+    assert rows[0] == rows[1] and len(rows) == 2
