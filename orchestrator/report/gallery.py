@@ -67,12 +67,15 @@ def kernels(evidence: Evidence) -> Section | None:
     drawn = {member: png for member in evidence.plan.trained if (png := _kernels(evidence, member)) is not None}
     if not drawn:
         return None
+    # Three high pictures, or more low ones; byte 20 of a PNG begins its height.
+    most = 3 * max(1, 1000 // max(int.from_bytes(png[20:24]) for png in drawn.values()))
+    cards = [Card(data_uri(png), f"first-layer kernels of {member}", (member,)) for member, png in drawn.items()]
     return Section(
         "kernels",
         "First-layer kernels",
-        cards=tuple(Card(data_uri(png), f"conv1 kernels of {member}", (member,)) for member, png in drawn.items()),
-        notes=("Sixteen kernels a row; all kernels of a member share one scale.",),
-        card_width=16,
+        cards=tuple(cards[:most]),
+        notes=("All kernels of a member share one scale. Those of all members are in report/figures.",),
+        card_width=18,
         pictures={f"conv1_{member}": png for member, png in drawn.items()},
     )
 

@@ -1,8 +1,8 @@
 """Renders report/index.html, one self-contained page, from sections and page.html.j2. Pure."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,11 +12,12 @@ from orchestrator.report.sections import Section
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page, in its order; `under` stands below the title."""
+    """The content of the page, in its order; `under` stands below the title, `pictures` are data URIs by place."""
 
     title: str
     under: str
     sections: tuple[Section, ...]
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def environment() -> Environment:

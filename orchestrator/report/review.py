@@ -32,12 +32,12 @@ Line = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Review:
-    """What was written: the csv file, the page, and a line about them; `counts` are those in scores.json."""
+    """What was written of `issues`: the csv file, the page, and a line about them."""
 
     table: Path
     page: Path
     line: str
-    counts: dict[str, int]
+    issues: "LabelIssues"
 
 
 def review_json(issues: "LabelIssues") -> dict[str, int]:
@@ -53,7 +53,8 @@ def write_review(paths: RunPaths, plan: Plan, record: RunRecord, data: RunData, 
     shares = zip(issues.label_probabilities.tolist(), issues.suggestion_probabilities.tolist(), strict=True)
     lines = [(*own, f"{one:.6f}", f"{other:.6f}", "") for own, (one, other) in zip(names, shares, strict=True)]
     table = _write_table(paths, lines)
-    pictures = _pictures(record.stores.get(TARGET), data.digest, issues.rows[:_MOST_SHOWN].tolist())
+    places = [f"train/{row}" for row in issues.rows[:_MOST_SHOWN].tolist()]
+    pictures = thumbnails(record.stores.get(TARGET), data.digest, places)
     words = [word for word in record.command if not word.startswith("run_dir=")] or ["septet", "launch", "…"]
     # A file of this list alone, in place of the one before, would take back the corrections that this run has.
     corrected = "relabel" in plan.target.options
@@ -63,7 +64,7 @@ def write_review(paths: RunPaths, plan: Plan, record: RunRecord, data: RunData, 
         "title": f"{record.experiment}: labels to review",
         "issues": issues,
         "table": table,
-        "cards": [(line, pictures[place] if pictures else None) for place, line in enumerate(lines[:_MOST_SHOWN])],
+        "cards": [(line, pictures.get(place)) for place, line in zip(places, lines, strict=False)],
         "directory": record.directory,
         "corrected": corrected,
         "command": shlex.join(words if corrected else [*words, relabel]),
@@ -71,7 +72,7 @@ def write_review(paths: RunPaths, plan: Plan, record: RunRecord, data: RunData, 
     write_text(paths.review_page, environment().get_template("review.html.j2").render(page))
     beside = "" if table == paths.review(1) else f"; {paths.review(1).name} has answers and stays as it is"
     line = f"REVIEW: {issues.line()} (report/{table.name}, report/{paths.review_page.name}{beside})."
-    return Review(table, paths.review_page, line, review_json(issues))
+    return Review(table, paths.review_page, line, issues)
 
 
 def _write_table(paths: RunPaths, lines: Sequence[Line]) -> Path:
@@ -103,8 +104,8 @@ def _filled_in(path: Path) -> list[Line] | None:
     return None if is_ours else found
 
 
-def _pictures(store: str | None, digest: str, rows: Sequence[int]) -> list[str] | None:
-    """Returns images of train as data URIs; None if the prepared dataset is not there, or is another."""
+def thumbnails(store: str | None, digest: str, places: Sequence[str]) -> dict[str, str]:
+    """Returns images as data URIs by their places, such as `test/12`; none without the prepared dataset of `digest`."""
     # Imported here, since a report without pictures needs no Pillow.
     from workers.data.export import thumbnail
     from workers.data.store import open_store
@@ -112,9 +113,9 @@ def _pictures(store: str | None, digest: str, rows: Sequence[int]) -> list[str] 
     try:
         opened = open_store(Path(store)) if store else None
         if opened is None or opened.digest != digest:
-            return None
-        images = opened.images("train")
-        found = (thumbnail(images[row]) for row in rows)
-        return [f"data:image/{kind};base64,{base64.b64encode(content).decode()}" for kind, content in found]
+            return {}
+        parts = ((place, *place.split("/")) for place in places)
+        found = ((place, thumbnail(opened.images(split)[int(row)])) for place, split, row in parts)
+        return {at: f"data:image/{kind};base64,{base64.b64encode(own).decode()}" for at, (kind, own) in found}
     except StorageError:
-        return None
+        return {}

@@ -89,7 +89,7 @@ def tables(evidence: Evidence) -> Section:
         )
         for scores, own, marked in zip(scored, notes, better, strict=True)
     )
-    return Section("errors", "Errors", tables=shown, notes=common)
+    return Section("table", "Errors", tables=shown, notes=common)
 
 
 def members(evidence: Evidence) -> Section:

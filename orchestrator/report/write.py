@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.report import course, diversity, gallery, summary
+from orchestrator.report import course, diversity, gallery, pictures, summary
 from orchestrator.report.classes import by_class
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.page import Page, render
+from orchestrator.report.review import review_json
 from orchestrator.report.sections import Section
 from orchestrator.report.table import scores_json, table_text, to_markdown
 from orchestrator.report.worth import worth_json, worth_markdown
@@ -19,6 +20,11 @@ PARTS: tuple[Callable[[Evidence], Section | None], ...] = (
     summary.tables,
     gallery.beside_averages,
     gallery.reliability,
+    pictures.errors,
+    pictures.disputed,
+    pictures.examples,
+    pictures.neighbours,
+    pictures.doubtful,
     by_class,
     diversity.number,
     diversity.disagreement,
@@ -39,7 +45,8 @@ def write_report(evidence: Evidence) -> tuple[Path, ...]:
     under = [counted(len(plan.members), "member"), counted(len(evidence.data.classes), "class")]
     if main:
         under.append(f"scored on {counted(main.num_images, f'{main.split} image')}")
-    page = Page(f"{plan.experiment}: an ensemble of {len(plan.members)}", ", ".join(under), sections)
+    shown = pictures.find_pictures(evidence, sections)
+    page = Page(f"{plan.experiment}: an ensemble of {len(plan.members)}", ", ".join(under), sections, shown)
     figures = _write_figures(evidence, sections)
     tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores] or [
         table_text(None, evidence.caveats)
@@ -49,7 +56,7 @@ def write_report(evidence: Evidence) -> tuple[Path, ...]:
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
     if evidence.scores:
         worth = worth_json(evidence.worth) if evidence.worth else None
-        counts = evidence.review.counts if evidence.review else None
+        counts = review_json(evidence.review.issues) if evidence.review else None
         said = scores_json(evidence.scores, evidence.caveats.missing, worth, counts)
         parts = {one.key: dict(one.numbers) for one in sections if one.numbers}
         write_json(paths.report_scores, said | ({"parts": parts} if parts else {}))

@@ -60,6 +60,7 @@ class RunPaths:
     report_page = _At("report", "index.html")
     report_table = _At("report", "table.md")
     report_scores = _At("report", "scores.json")
+    report_pictures = _At("report", "pictures.json")
     review_page = _At("report", "review.html")
     checkpoints = _OfStage(layout.CHECKPOINTS)
     metrics = _OfStage(layout.METRICS)

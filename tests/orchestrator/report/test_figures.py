@@ -32,36 +32,37 @@ def read(png):
     return image
 
 
-@pytest.mark.parametrize(
-    ("num", "side", "shape"), [(96, 11, (71, 191, 3)), (16, 3, (3, 63, 3)), (17, 3, (7, 63, 3)), (5, 5, (5, 29, 3))]
-)
-def test_kernel_mosaic_sixteen_a_row_with_gaps_of_one(num, side, shape):
-    weights = np.random.default_rng(0).normal(size=(num, 3, side, side)).astype(np.float32)
-    mosaic = kernel_mosaic(weights)
-    assert mosaic.shape == shape
-    assert (mosaic[:, side :: side + 1] == 0).all()
-    assert (mosaic[side :: side + 1] == 0).all()
+@pytest.mark.parametrize(("num", "columns", "rows"), [(96, 9, 11), (16, 4, 4), (17, 4, 5), (5, 8, 1)])
+def test_kernel_mosaic_has_rows_with_gaps_of_one_and_nothing_else_is_opaque(num, columns, rows):
+    weights = np.random.default_rng(0).normal(size=(num, 3, 3, 3)).astype(np.float32)
+    mosaic = kernel_mosaic(weights, columns)
+    assert mosaic.shape == (4 * rows - 1, 4 * min(columns, num) - 1, 4)
+    assert not mosaic[:, 3::4].any() and not mosaic[3::4].any()
+    assert (mosaic[..., 3] == 255).sum() == num * 9, "a cell without a kernel is transparent"
 
 
 def test_kernel_mosaic_kernels_in_reading_order_on_one_scale():
     weights = np.zeros((18, 3, 2, 2), np.float32)
     weights[0, 0] = 1  # red of the first
     weights[17, 2, 1, 0] = -1  # blue, lower left, of the last
-    mosaic = kernel_mosaic(weights)
-    assert mosaic[0, 0].tolist() == [255, 128, 128]
-    assert mosaic[0, 3].tolist() == [128, 128, 128]
-    assert mosaic[3 + 1, 3 + 0].tolist() == [128, 128, 0]
+    mosaic = kernel_mosaic(weights, 16)
+    assert mosaic[0, 0].tolist() == [255, 128, 128, 255]
+    assert mosaic[0, 3].tolist() == [128, 128, 128, 255]
+    assert mosaic[3 + 1, 3 + 0].tolist() == [128, 128, 0, 255]
 
 
 def test_kernel_mosaic_constant_weights_are_grey():
-    assert set(np.unique(kernel_mosaic(np.full((1, 3, 2, 2), 7, np.float32)))) == {128}
+    assert set(np.unique(kernel_mosaic(np.full((1, 3, 2, 2), 7, np.float32), 1)[..., :3])) == {128}
 
 
-def test_conv1_kernels_png_enlarges_each_weight():
-    weights = np.random.default_rng(0).normal(size=(16, 3, 5, 5)).astype(np.float32)
-    image = read(conv1_kernels(weights, pixel=3))
-    assert image.size == (3 * (16 * 6 - 1), 3 * 5)
-    np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[1::3, 1::3], kernel_mosaic(weights))
+@pytest.mark.parametrize(
+    ("num", "side", "pixel", "columns"), [(96, 11, 8, 3), (24, 5, 8, 6), (64, 3, 14, 5), (4, 2, 20, 4)]
+)
+def test_conv1_kernels_weights_are_large_enough_to_see_and_a_narrow_page_holds_them(num, side, pixel, columns):
+    weights = np.random.default_rng(0).normal(size=(num, 3, side, side)).astype(np.float32)
+    image = read(conv1_kernels(weights))
+    assert image.width == pixel * (columns * (side + 1) - 1) <= 288
+    np.testing.assert_array_equal(np.asarray(image)[1::pixel, 1::pixel], kernel_mosaic(weights, columns))
 
 
 def test_sheet_on_the_page_takes_a_fraction_of_its_bytes_and_a_damaged_one_is_no_error():
