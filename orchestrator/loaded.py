@@ -155,15 +155,14 @@ class LoadedEnsemble:
             found.append(Prediction(name, guesses, doubt.entropy, doubt.mutual_information, kept))
         return tuple(found)
 
-    def load(self) -> None:
-        """Loads all nets now, in the thread that will predict.
+    def load(self) -> dict[str, str]:
+        """Loads all nets now, and returns the sha256 of each member's checkpoint.
 
         Raises:
             CheckFailed: weights are not those that DONE.json names.
             StorageError: a checkpoint cannot be read.
         """
-        for member in self.members:
-            self._net(member)
+        return {member: self._net(member).checkpoint_sha256 for member in self.members}
 
     def _net(self, member: str) -> "TrainedMember":
         from workers.inference import load_member

@@ -63,6 +63,23 @@ def predict(request: Request, streams: Streams) -> int:
 
 
 @verb(
+    "answer images over HTTP with the finished ensemble, until Ctrl-C or SIGTERM",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80 --replicas 4",
+    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.REPLICAS, args.TRUST_CODE],
+)
+def serve(request: Request, streams: Streams) -> int:
+    from orchestrator.serving import serve
+
+    def say(line: str) -> None:
+        streams.results([line])
+        streams.out.flush()
+
+    serve(request.paths, say, request.host, request.port, request.replicas, trust_code=request.trust_code)
+    return _OK
+
+
+@verb(
     "show where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
     "runs/digits-1a2b3c4d 0007.png",
     "runs/digits-1a2b3c4d 0007.png --top 3 --json",

@@ -1,0 +1,2 @@
+from .application import Limits as Limits, application as application
+from .server import serve as serve
