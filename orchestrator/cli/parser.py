@@ -46,7 +46,6 @@ class Request:
     topics: tuple[str, ...] = ()
     shell: str = ""
     member: str | None = None
-    replicas: int = 0
 
     @property
     def paths(self) -> "RunPaths":
@@ -197,8 +196,6 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
         parser.error(f"--top {request.top}: give 1 or more")
     if not 0 <= request.port < 1 << 16:
         parser.error(f"--port {request.port}: give 0 to 65535")
-    if request.replicas < 0:
-        parser.error(f"--replicas {request.replicas}: give 0 or more")
     if not request.timeout >= 0:
         parser.error(f"--timeout {request.timeout}: give 0 or more")
     return request

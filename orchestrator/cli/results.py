@@ -65,17 +65,13 @@ def predict(request: Request, streams: Streams) -> int:
 @verb(
     "answer images over HTTP with the finished ensemble, until Ctrl-C or SIGTERM",
     "runs/digits-1a2b3c4d",
-    "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80 --replicas 4",
-    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.REPLICAS, args.TRUST_CODE],
+    "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80",
+    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.TRUST_CODE],
 )
 def serve(request: Request, streams: Streams) -> int:
     from orchestrator.serving import serve
 
-    def say(line: str) -> None:
-        streams.results([line])
-        streams.out.flush()
-
-    serve(request.paths, say, request.host, request.port, request.replicas, trust_code=request.trust_code)
+    serve(request.paths, streams.out, request.host, request.port, trust_code=request.trust_code)
     return _OK
 
 

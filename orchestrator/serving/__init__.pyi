@@ -1,2 +1,0 @@
-from .application import Limits as Limits, application as application
-from .server import serve as serve
