@@ -106,6 +106,8 @@ class LoadedEnsemble:
         """
         try:
             if isinstance(given, np.ndarray):
+                if given.dtype != np.uint8:
+                    raise BadImage(f"an array of {given.dtype}; give uint8")
                 given = Image.fromarray(given)
             if isinstance(given, Image.Image):
                 shown = ImageOps.exif_transpose(given) if self.rules.exif is Exif.apply else given
