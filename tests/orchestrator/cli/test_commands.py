@@ -68,6 +68,7 @@ def test_plan_and_launch_refuse_alike_before_anything_is_made(words, said, work,
     assert [path.name for path in work.rglob("*")] == ["work"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resource", ["cpus", "gpus"])
 def test_plan_for_more_than_this_machine_has_says_so_and_gives_no_time(resource, work, capsys):
     assert main(["plan", "--json", "ensemble=five", f"cluster.{resource}_per_member=9999"]) == 0
@@ -124,6 +125,7 @@ def test_submit_fits_by_another_metric(finished, capsys):
     assert "images of dev by brier" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_submit_in_another_format_keeps_the_template_of_the_launch(finished, capsys):
     assert main(["submit", "run", "submission=probabilities"]) == 0
     header, *lines = (finished.submission / "submission.csv").read_text().splitlines()
@@ -151,6 +153,18 @@ def test_report_is_rebuilt_as_the_last_submission_was_combined(finished, capsys)
     assert main(["report", "run"]) == 0
     assert (finished.report / "scores.json").read_bytes() == scores
     assert f"report      {Path('run/report/index.html')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_report_open_shows_the_page_in_the_browser_or_says_that_there_is_none(
+    finished, capsys, monkeypatch, has_browser
+):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or has_browser)
+    assert main(["report", "run"]) == 0 and opened == []
+    assert main(["report", "run", "--open"]) == 0
+    assert opened == [finished.report_page.absolute().as_uri()]
+    assert ("no browser was found" in capsys.readouterr().err) != has_browser
 
 
 @pytest.mark.parametrize("verb", ["submit", "report"])
