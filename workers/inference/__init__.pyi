@@ -3,4 +3,4 @@ from .prediction import (
     predict as predict,
     predict_images as predict_images,
 )
-from .ten_crop import mean_over_crops as mean_over_crops
+from .ten_crop import TrainedMember as TrainedMember, mean_over_crops as mean_over_crops
