@@ -22,10 +22,21 @@ def _path(word: str) -> Path:
         raise argparse.ArgumentTypeError(f"{word}: there is no such home directory") from error
 
 
+def _place(word: str) -> str:
+    # A Path would make one slash of a URL's two.
+    return word if "://" in word else str(_path(word))
+
+
 # A positional argument is optional if its metavar is in brackets; otherwise the error message quotes `help`.
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
-IMAGES = _argument("images", metavar="IMAGE…", nargs="*", type=_path, help="at least one image file or folder")
+IMAGES = _argument(
+    "images",
+    metavar="IMAGE…",
+    nargs="*",
+    type=_place,
+    help="at least one image, folder, 'pattern' (**/*.jpg), list (.csv, .txt), or URL of these (s3://…)",
+)
 IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")
 SUBMIT_OVERRIDES = _argument(
@@ -46,7 +57,30 @@ ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have 
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
-OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
+OUT = _argument(
+    "--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv, .json, .jsonl, .parquet)"
+)
+FORM = _argument(
+    "--form",
+    choices=("top", "probabilities", "labels"),
+    default="top",
+    help="what FILE says of an image: the most probable classes (default), a column a class, or one label",
+)
+TEMPLATE = _argument(
+    "--template", type=_path, metavar="SAMPLE", help="a sample submission, whose ids and columns FILE takes"
+)
+ROOT = _argument(
+    "--root", type=_place, metavar="FOLDER", help="what paths in lists are relative to (default: the list)"
+)
+ON_BAD = _argument(
+    "--on-bad",
+    choices=("stop", "list"),
+    default="stop",
+    help="images that cannot be read: stop (default), or list them and give them uniform probabilities",
+)
+CLUSTER = _argument(
+    "--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there (HOST:6379 or auto)"
+)
 TIMEOUT = _argument(
     "--timeout",
     type=float,

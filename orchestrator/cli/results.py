@@ -10,7 +10,6 @@ from orchestrator.cli import arguments as args
 from orchestrator.cli.outcome import near, outcome_lines
 from orchestrator.cli.parser import Request, verb
 from orchestrator.cli.streams import Streams
-from orchestrator.text import counted
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -42,21 +41,33 @@ def submit(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "predict new image files, or folders of them, with the finished ensemble",
+    "predict new image files, or folders, patterns and lists of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
-    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.MEMBER, args.TRUST_CODE],
+    "runs/digits-1a2b3c4d test/ --template sample_submission.csv --out submission.csv",
+    "runs/digits-1a2b3c4d s3://bucket/photos/ --on-bad list --out photos.parquet --cluster auto",
+    takes=[
+        *(args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.FORM, args.TEMPLATE, args.ROOT, args.ON_BAD),
+        *(args.MEMBER, args.CLUSTER, args.TRUST_CODE),
+    ],
 )
 def predict(request: Request, streams: Streams) -> int:
-    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
+    from orchestrator.prediction import Options, predict, prediction_json, prediction_lines
 
-    if request.out is not None:
-        check_out(request.out)
-    given = (request.paths, request.images, request.top, streams.progress)
-    found = predict(*given, trust_code=request.trust_code, member=request.member)
-    if request.out is not None:
-        write_out(request.out, found)
-        streams.progress(f"{counted(len(found), 'image')}: {request.out}")
+    if request.out is None and (request.template or request.form != "top"):
+        raise ConfigError("--form and --template are about a file; add --out FILE")
+    options = Options(
+        request.member,
+        request.trust_code,
+        request.root,
+        request.out,
+        request.form,
+        request.template,
+        keeps=request.json,
+        lists_bad=request.on_bad == "list",
+        cluster=request.cluster,
+    )
+    found = predict(request.paths, request.images, request.top, streams.progress, options)
     if request.json or request.out is None:
         streams.answer(prediction_json(found) if request.json else None, prediction_lines(found))
     return _OK

@@ -21,7 +21,7 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.execution.jobs import Work
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
-from orchestrator.prediction import find_images, predict
+from orchestrator.prediction import predict
 from orchestrator.run.ledger import Budgets
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -29,7 +29,6 @@ from workers.data.decoding import Rules
 from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
@@ -56,7 +55,7 @@ def _combined(folders):
 
 
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, images):
-    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predict(run, [str(images / "test")], top=2, progress=lambda line: None)
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
@@ -66,21 +65,21 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, image
 @pytest.mark.parametrize("crops", [Crops.ten, Crops.five_scales])
 def test_prediction_prepares_images_whole_as_the_runs_store_did(images, tmp_path_factory, crops):
     run = finished_run(images, tmp_path_factory, Keep.whole, crops)
-    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predict(run, [str(images / "test")], top=2, progress=lambda line: None)
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path):
     record = read_record(run)
-    ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    ten = predict(run, [str(images / "test")], top=2, progress=lambda line: None)
     for stage in plan_from_json(record.plan).stages:
         folder = tmp_path / stage.ref.member
         spec = predict_spec_of(run, stage, Path(record.stores["target"]), folder, Crops.centre)
         predict_splits(spec, lambda: False)
     write_record(run, replace(record, crops=Crops.centre))
     try:
-        found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+        found = predict(run, [str(images / "test")], top=2, progress=lambda line: None)
     finally:
         write_record(run, record)
     assert found != ten
@@ -113,7 +112,7 @@ def test_prediction_sees_images_as_the_member_that_inherits_its_normalisation_do
     write_record(paths, record)
     record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
-    found = predict(paths, [images / "test"], top=2, progress=lambda line: None)
+    found = predict(paths, [str(images / "test")], top=2, progress=lambda line: None)
     rows = np.load(paths.predictions("a") / "test.npy")
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == [
         {"bright": row[0], "dark": row[1]} for row in Combined([rows], equal(CombineMethod.geometric, 1))[:]
@@ -130,10 +129,10 @@ def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, mon
     image.save(tmp_path / "a.png", exif=exif)
     image.save(tmp_path / "b.png")
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
-    tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
+    tagged, stored, shown = (each.top for each in predict(run, [str(tmp_path)], top=2, progress=lambda line: None))
     assert tagged == shown != stored
     monkeypatch.setattr(loaded, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
-    assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
+    assert predict(run, [str(tmp_path / "a.png")], top=2, progress=lambda line: None)[0].top == stored
 
 
 @contextmanager
@@ -177,7 +176,7 @@ def test_prediction_as_json_and_csv_say_the_same(run, images, tmp_path, capsys):
 
 def test_prediction_into_a_file_of_unknown_format_exits_2(run, images, tmp_path, capsys):
     assert main(["predict", str(run.root), str(images / "test"), "--out", str(tmp_path / "out.xlsx")]) == 2
-    assert ".csv or .json" in capsys.readouterr().err
+    assert ".csv or .json or .jsonl or .parquet" in capsys.readouterr().err
 
 
 def test_prediction_with_a_member_unfinished_exits_4_and_names_it(run, images, capsys):
@@ -199,21 +198,3 @@ def test_prediction_with_a_manifest_that_does_not_serve_names_it(run, images, ca
     with _changed(run.submission_manifest, alter(run.submission_manifest.read_text())):
         assert main(["predict", str(run.root), str(images / "test")]) == code
     assert "manifest.json: " in capsys.readouterr().err
-
-
-def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path):
-    for name in ("b.JPG", "a/z.png", "a/y.HEIC", "a/x.tif", "a/notes.txt", ".hidden.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images([tmp_path]) == (
-        *(tmp_path / "a" / name for name in ("x.tif", "y.HEIC", "z.png")),
-        tmp_path / "b.JPG",
-    )
-    assert find_images([tmp_path / "a" / "notes.txt"]) == (tmp_path / "a" / "notes.txt",)
-
-
-@pytest.mark.parametrize("given", ["absent.jpg", "empty"])
-def test_images_that_are_not_there_are_a_data_error_that_names_them(given, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=given):
-        find_images([tmp_path / given])

@@ -10,4 +10,4 @@ from .listing import (
     Rows as Rows,
 )
 from .registry import open_listing as open_listing
-from .tree import LocalTree as LocalTree, tree_at as tree_at
+from .tree import LocalTree as LocalTree, read_text as read_text, tree_at as tree_at, walk as walk
