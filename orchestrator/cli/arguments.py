@@ -22,21 +22,11 @@ def _path(word: str) -> Path:
         raise argparse.ArgumentTypeError(f"{word}: there is no such home directory") from error
 
 
-def _place(word: str) -> str:
-    # A Path would make one slash of a URL's two.
-    return word if "://" in word else str(_path(word))
-
-
 # A positional argument is optional if its metavar is in brackets; otherwise the error message quotes `help`.
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
-IMAGES = _argument(
-    "images",
-    metavar="IMAGE…",
-    nargs="*",
-    type=_place,
-    help="at least one image, folder, 'pattern' (**/*.jpg), list (.csv, .txt), or URL of these (s3://…)",
-)
+_IMAGES = "at least one image, folder, quoted pattern (**/*.jpg) or list (.csv, .txt), or URL of them (s3://…)"
+IMAGES = _argument("images", metavar="IMAGE…", nargs="*", help=_IMAGES)
 IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")
 SUBMIT_OVERRIDES = _argument(
@@ -57,30 +47,12 @@ ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have 
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
-OUT = _argument(
-    "--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv, .json, .jsonl, .parquet)"
-)
-FORM = _argument(
-    "--form",
-    choices=("top", "probabilities", "labels"),
-    default="top",
-    help="what FILE says of an image: the most probable classes (default), a column a class, or one label",
-)
-TEMPLATE = _argument(
-    "--template", type=_path, metavar="SAMPLE", help="a sample submission, whose ids and columns FILE takes"
-)
-ROOT = _argument(
-    "--root", type=_place, metavar="FOLDER", help="what paths in lists are relative to (default: the list)"
-)
-ON_BAD = _argument(
-    "--on-bad",
-    choices=("stop", "list"),
-    default="stop",
-    help="images that cannot be read: stop (default), or list them and give them uniform probabilities",
-)
-CLUSTER = _argument(
-    "--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there (HOST:6379 or auto)"
-)
+OUT = _argument("--out", type=Path, metavar="FILE", help="write predictions to FILE (.csv, .json, .jsonl, .parquet)")
+_FORMS = "what FILE says: top (the default), probabilities (a column a class), labels, or as a sample submission"
+FORM = _argument("--form", default="top", metavar="FORM", help=_FORMS)
+_ON_BAD = "images that cannot be read: stop (the default), or give them uniform probabilities and list them"
+ON_BAD = _argument("--on-bad", choices=("stop", "list"), default="stop", help=_ON_BAD)
+CLUSTER = _argument("--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there")
 TIMEOUT = _argument(
     "--timeout",
     type=float,

@@ -47,8 +47,6 @@ class Request:
     shell: str = ""
     member: str | None = None
     form: str = "top"
-    template: Path | None = None
-    root: str | None = None
     on_bad: str = "stop"
     cluster: str | None = None
 

@@ -40,36 +40,27 @@ def submit(request: Request, streams: Streams) -> int:
     return _OK
 
 
+_ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
+
+
 @verb(
-    "predict new image files, or folders, patterns and lists of them, with the finished ensemble",
+    "predict new image files, or folders of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
-    "runs/digits-1a2b3c4d test/ --template sample_submission.csv --out submission.csv",
-    "runs/digits-1a2b3c4d s3://bucket/photos/ --on-bad list --out photos.parquet --cluster auto",
-    takes=[
-        *(args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.FORM, args.TEMPLATE, args.ROOT, args.ON_BAD),
-        *(args.MEMBER, args.CLUSTER, args.TRUST_CODE),
-    ],
+    "runs/digits-1a2b3c4d test/ --form sample_submission.csv --out submission.csv",
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, *_ON_FILE, args.MEMBER, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> int:
-    from orchestrator.prediction import Options, predict, prediction_json, prediction_lines
+    from orchestrator.prediction import Asked, predict, prediction_lines
 
-    if request.out is None and (request.template or request.form != "top"):
-        raise ConfigError("--form and --template are about a file; add --out FILE")
-    options = Options(
-        request.member,
-        request.trust_code,
-        request.root,
-        request.out,
-        request.form,
-        request.template,
-        keeps=request.json,
-        lists_bad=request.on_bad == "list",
-        cluster=request.cluster,
-    )
-    found = predict(request.paths, request.images, request.top, streams.progress, options)
+    if request.out is None and request.form != "top":
+        raise ConfigError(f"--form {request.form}: is about a file; add --out FILE")
+    file = (request.out, request.form, request.on_bad == "list", request.cluster, request.json)
+    asked = Asked(request.paths, request.top, request.member, request.trust_code, *file)
+    found = predict(asked, request.images, streams.progress)
     if request.json or request.out is None:
-        streams.answer(prediction_json(found) if request.json else None, prediction_lines(found))
+        document = [one.to_json() for one in found] if request.json else None
+        streams.answer(document, prediction_lines(found))
     return _OK
 
 
