@@ -25,7 +25,7 @@ from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import OutsideFile, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
-from orchestrator.prediction import Asked, predict
+from orchestrator.prediction import predict
 from orchestrator.run.data import read_run_data
 from orchestrator.run.digests import open_book
 from orchestrator.run.open import Wanted, open_run
@@ -145,9 +145,9 @@ def test_predict_with_a_member_from_outside_says_how_to_do_without(with_other):
     run = with_other("test")
     finish(run)
     with pytest.raises(MemberFailed, match=r"other: has predictions from files alone.*combine.without=\[other\]"):
-        predict(Asked(run.paths, 1), [str(run.paths.run_json)], print)
+        predict(run.paths, [run.paths.run_json], 1, print)
     with pytest.raises(ConfigError, match=r"--member other: has predictions from files alone, none of new images; .*a"):
-        predict(Asked(run.paths, 1, "other"), [str(run.paths.run_json)], print)
+        predict(run.paths, [run.paths.run_json], 1, print, member="other")
 
 
 def planned(**files):

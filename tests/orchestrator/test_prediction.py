@@ -21,7 +21,7 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.execution.jobs import Work
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
-from orchestrator.prediction import Asked, predict
+from orchestrator.prediction import predict
 from orchestrator.run.ledger import Budgets
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -55,7 +55,7 @@ def _combined(folders):
 
 
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, images):
-    found = predict(Asked(run, 2), [str(images / "test")], lambda line: None)
+    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
@@ -65,21 +65,21 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, image
 @pytest.mark.parametrize("crops", [Crops.ten, Crops.five_scales])
 def test_prediction_prepares_images_whole_as_the_runs_store_did(images, tmp_path_factory, crops):
     run = finished_run(images, tmp_path_factory, Keep.whole, crops)
-    found = predict(Asked(run, 2), [str(images / "test")], lambda line: None)
+    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path):
     record = read_record(run)
-    ten = predict(Asked(run, 2), [str(images / "test")], lambda line: None)
+    ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
     for stage in plan_from_json(record.plan).stages:
         folder = tmp_path / stage.ref.member
         spec = predict_spec_of(run, stage, Path(record.stores["target"]), folder, Crops.centre)
         predict_splits(spec, lambda: False)
     write_record(run, replace(record, crops=Crops.centre))
     try:
-        found = predict(Asked(run, 2), [str(images / "test")], lambda line: None)
+        found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     finally:
         write_record(run, record)
     assert found != ten
@@ -112,7 +112,7 @@ def test_prediction_sees_images_as_the_member_that_inherits_its_normalisation_do
     write_record(paths, record)
     record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
-    found = predict(Asked(paths, 2), [str(images / "test")], lambda line: None)
+    found = predict(paths, [images / "test"], top=2, progress=lambda line: None)
     rows = np.load(paths.predictions("a") / "test.npy")
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == [
         {"bright": row[0], "dark": row[1]} for row in Combined([rows], equal(CombineMethod.geometric, 1))[:]
@@ -129,10 +129,10 @@ def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, mon
     image.save(tmp_path / "a.png", exif=exif)
     image.save(tmp_path / "b.png")
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
-    tagged, stored, shown = (each.top for each in predict(Asked(run, 2), [str(tmp_path)], lambda line: None))
+    tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
     assert tagged == shown != stored
     monkeypatch.setattr(loaded, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
-    assert predict(Asked(run, 2), [str(tmp_path / "a.png")], lambda line: None)[0].top == stored
+    assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
 
 
 @contextmanager
