@@ -115,3 +115,19 @@ def test_images_that_are_not_there_are_a_data_error_that_names_them(given, said,
     with pytest.raises(DataError, match=given.partition("/")[0].replace("*", r"\*")) as error:
         find_images([word])
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_images_of_a_store_that_answers_over_http_are_found_and_read(tmp_path, to_s3):
+    for name in IMAGES:
+        (tmp_path / "here" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "here" / name).write_text(name)
+    (tmp_path / "here" / "list.csv").write_text("path\na/z.png\nb.JPG\n")
+    url = to_s3(tmp_path / "here", "x")
+    assert _below(find_images([f"{url}/"]), url) == IMAGES
+    assert _below(find_images([f"{url}/**/*.png", f"{url}/list.csv"]), url) == [
+        *IMAGES[:1],
+        "a/z.png",
+        "a/z.png",
+        "b.JPG",
+    ]
+    assert [read_image(name, Path("/nowhere")).decode() for name in find_images([url])] == IMAGES
