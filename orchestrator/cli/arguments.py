@@ -53,6 +53,7 @@ FORM = _argument("--form", default="top", metavar="FORM", help=_FORMS)
 _ON_BAD = "images that cannot be read: stop (the default), or give them uniform probabilities and list them"
 ON_BAD = _argument("--on-bad", choices=("stop", "list"), default="stop", help=_ON_BAD)
 CLUSTER = _argument("--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there")
+OPEN = _flag("--open", "open the page in the browser")
 TIMEOUT = _argument(
     "--timeout",
     type=float,

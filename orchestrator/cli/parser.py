@@ -49,6 +49,7 @@ class Request:
     form: str = "top"
     on_bad: str = "stop"
     cluster: str | None = None
+    open: bool = False
 
     @property
     def paths(self) -> "RunPaths":
