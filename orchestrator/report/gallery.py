@@ -145,7 +145,7 @@ def _smaller(png: bytes) -> str:
     buffer = io.BytesIO()
     # A damaged one is shown as it is: a report does not fail for it.
     with suppress(OSError, SyntaxError):
-        Image.open(io.BytesIO(png)).save(buffer, "webp", quality=80)
+        Image.open(io.BytesIO(png), formats=("PNG",)).save(buffer, "webp", quality=80)
         return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return data_uri(png)
 
