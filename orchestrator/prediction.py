@@ -131,7 +131,7 @@ def predict_as(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Predi
     """
     if out := asked.out:
         _check_out(out, asked.form)
-    ensemble = LoadedEnsemble.open(asked.paths, member=asked.member, trust_code=asked.trust_code)
+    ensemble = LoadedEnsemble.open(paths=asked.paths, member=asked.member, trust_code=asked.trust_code)
     names: Sequence[str] = find_images(given)
     form, names, ids = _form_of(asked, out, ensemble, names) if out else (None, names, names)
     cut = [slice(start, start + _BLOCK_IMAGES) for start in range(0, len(names), _BLOCK_IMAGES)]
