@@ -26,7 +26,8 @@ def _path(word: str) -> Path:
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
 RUN_DIRS = _argument("run_dirs", metavar="RUN_DIR…", nargs="*", type=_path, help="run directories")
-IMAGES = _argument("images", metavar="IMAGE…", nargs="*", type=_path, help="at least one image file or folder")
+_IMAGES = "at least one image, folder, quoted pattern (**/*.jpg) or list (.csv, .txt), or URL of them (s3://…)"
+IMAGES = _argument("images", metavar="IMAGE…", nargs="*", help=_IMAGES)
 IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")
 SUBMIT_OVERRIDES = _argument(
@@ -48,8 +49,13 @@ ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have 
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
+OUT = _argument("--out", type=Path, metavar="FILE", help="write predictions to FILE (.csv, .json, .jsonl, .parquet)")
+_FORMS = "what FILE says: top (the default), probabilities (a column a class), labels, or as a sample submission"
+FORM = _argument("--form", default="top", metavar="FORM", help=_FORMS)
+_ON_BAD = "images that cannot be read: stop (the default), or give them uniform probabilities and list them"
+ON_BAD = _argument("--on-bad", choices=("stop", "list"), default="stop", help=_ON_BAD)
+CLUSTER = _argument("--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there")
 OPEN = _flag("--open", "open the page in the browser")
-OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 TIMEOUT = _argument(
     "--timeout",
     type=float,

@@ -27,7 +27,7 @@ class Request:
     verb: str
     run_dir: Path | None = None
     overrides: tuple[str, ...] = ()
-    images: tuple[Path, ...] = ()
+    images: tuple[str, ...] = ()
     json: bool = False
     debug: bool = False
     watch: bool = False
@@ -46,6 +46,9 @@ class Request:
     topics: tuple[str, ...] = ()
     shell: str = ""
     member: str | None = None
+    form: str = "top"
+    on_bad: str = "stop"
+    cluster: str | None = None
     open: bool = False
     run_dirs: tuple[Path, ...] = ()
 

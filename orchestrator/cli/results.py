@@ -11,7 +11,6 @@ from orchestrator.cli import arguments as args
 from orchestrator.cli.outcome import near, outcome_lines
 from orchestrator.cli.parser import Request, verb
 from orchestrator.cli.streams import Streams
-from orchestrator.text import counted
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -42,24 +41,27 @@ def submit(request: Request, streams: Streams) -> int:
     return _OK
 
 
+_ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
+
+
 @verb(
     "predict new image files, or folders of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
-    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.MEMBER, args.TRUST_CODE],
+    "runs/digits-1a2b3c4d test/ --form sample_submission.csv --out submission.csv",
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, *_ON_FILE, args.MEMBER, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> int:
-    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
+    from orchestrator.prediction import Asked, predict_as, prediction_lines
 
-    if request.out is not None:
-        check_out(request.out)
-    given = (request.paths, request.images, request.top, streams.progress)
-    found = predict(*given, trust_code=request.trust_code, member=request.member)
-    if request.out is not None:
-        write_out(request.out, found)
-        streams.progress(f"{counted(len(found), 'image')}: {request.out}")
+    if request.out is None and request.form != "top":
+        raise ConfigError(f"--form {request.form}: is about a file; add --out FILE")
+    file = (request.out, request.form, request.on_bad == "list", request.cluster, request.json)
+    asked = Asked(request.paths, request.top, request.member, request.trust_code, *file)
+    found = predict_as(asked, request.images, streams.progress)
     if request.json or request.out is None:
-        streams.answer(prediction_json(found) if request.json else None, prediction_lines(found))
+        document = [one.to_json() for one in found] if request.json else None
+        streams.answer(document, prediction_lines(found))
     return _OK
 
 

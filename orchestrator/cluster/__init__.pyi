@@ -10,7 +10,7 @@ from .interface import (
     Where as Where,
 )
 from .memory import memory_limit as memory_limit
-from .preflight import Needs as Needs
+from .preflight import SHARE as SHARE, Needs as Needs
 from .ray_backend import (
     RayCluster as RayCluster,
     open_cluster as open_cluster,
@@ -19,4 +19,4 @@ from .ray_capacity import check_resources as check_resources, survey_nodes as su
 from .ray_machines import open_nodes as open_nodes
 from .ray_nodes import idle_gpus as idle_gpus
 from .ray_session import available_cpus as available_cpus
-from .ray_shards import shard_runner as shard_runner
+from .ray_shards import run_tasks as run_tasks, shard_runner as shard_runner

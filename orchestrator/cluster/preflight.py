@@ -24,7 +24,7 @@ from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.storage import sha256_of, write_text
 
 _INSTALL = "install what this machine has (the same Septet, constraints.txt) there"
-_SHARE = "mount the shared storage there, at the same path (NFS, EFS, Filestore, CephFS, JuiceFS or Lustre)"
+SHARE = "mount the shared storage there, at the same path (NFS, EFS, Filestore, CephFS, JuiceFS or Lustre)"
 # The driver's list of GPUs, which needs neither torch nor Ray.
 GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -73,7 +73,7 @@ def _written(probe: Path, text: str) -> str:
     try:
         # The folder is not made: on this machine's own disk nobody would look for it.
         if not probe.parent.is_dir():
-            return f"is not there: {_SHARE}"
+            return f"is not there: {SHARE}"
         # Of an earlier look at this node, whose driver did not see it, or was killed.
         for earlier in probe.parent.glob(f"{probe.stem}.*"):
             earlier.unlink(missing_ok=True)
@@ -110,11 +110,11 @@ def misfit(there: Mapping[str, Any], here: Mapping[str, Any], needs: Needs) -> U
     if there["probe"]:
         return Unfit(f"{place} {there['probe']}", storage=True)
     if not there["seen"]:
-        return Unfit(f"what it writes in {place} is not seen here: {_SHARE}", storage=True)
+        return Unfit(f"what it writes in {place} is not seen here: {SHARE}", storage=True)
     for store, wanted in here["stores"].items():
         if there["stores"].get(store) != wanted:
             what = "other prepared images are" if there["stores"].get(store) else "no prepared images are"
-            return Unfit(f"{what} at {store} (datasets.store): {_SHARE}", storage=True)
+            return Unfit(f"{what} at {store} (datasets.store): {SHARE}", storage=True)
     if there["free_bytes"] < needs.member_bytes:
         free, wanted = size(there["free_bytes"]), size(needs.member_bytes)
         return Unfit(
@@ -144,7 +144,7 @@ def unfit_to_pack(folder: Path, code: str) -> Unfit | None:
 
 
 def _absent(key: str, folder: Path) -> Unfit | None:
-    return None if folder.is_dir() else Unfit(f"{key}={folder} is not there: {_SHARE}", storage=True)
+    return None if folder.is_dir() else Unfit(f"{key}={folder} is not there: {SHARE}", storage=True)
 
 
 def _other_code(there: str, launched: str) -> Unfit:

@@ -1,14 +1,13 @@
-"""Packs the shards of datasets as Ray tasks, on the CPUs of a cluster."""
+"""Packs the shards of datasets, and does other work that is the same anywhere, as Ray tasks on a cluster."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.interface import Unfit
 from orchestrator.cluster.preflight import Needs, unfit_to_pack
-from orchestrator.cluster.ray_nodes import here, living_nodes, usable_nodes
+from orchestrator.cluster.ray_nodes import here, living_nodes, slots_of, usable_nodes
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import attached, first_line
 from orchestrator.cluster.ray_waiting import await_room
@@ -41,43 +40,49 @@ class RayShards:
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         first = next(jobs, None)
         if first is not None:
-            with attached(self._settings):
-                yield from self._packed(loader, first, jobs, packed)
+            needs, every = Needs(code_digest(), first.folder, "datasets.store"), itertools.chain([first], jobs)
+            for job, shard in run_tasks(self._settings, needs, _pack_shard, loader, every):
+                packed(len(job.rows))
+                yield shard
 
-    def _packed(
-        self, loader: Loader, first: ShardJob, others: Iterator[ShardJob], packed: Callable[[int], None]
-    ) -> Iterator[PackedShard]:
+
+def run_tasks(
+    settings: "ClusterConfig", needs: Needs, function: Any, given: Any, jobs: Iterator[Any], asked: Any = (1, 0)
+) -> Iterator[tuple[Any, Any]]:
+    """Yields each job and `function(given, job, code)`, as they end, of tasks that have the CPUs and GPUs `asked`.
+
+    The results are small, and the same on every node; or Unfit.
+    """
+    with attached(settings):
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        code, jobs = code_digest(), itertools.chain([first], others)
-        await_room(1, 0, self._settings.wait_s, "packing images", free=True)
-        preflight = Preflight(Needs(code, first.folder, "datasets.store"))
-        nodes = preflight.require([node for node in living_nodes() if node.cpus >= 1])
+        await_room(asked[0], asked[1], settings.wait_s, "work on images", free=True)
+        preflight, room = Preflight(needs), dict(zip(("num_cpus", "num_gpus"), asked, strict=True))
+        nodes = preflight.require([node for node in living_nodes() if slots_of(node, *asked)])
 
-        def start(job: ShardJob) -> Any:
-            task: Any = ray.remote(_pack_shard).options(num_cpus=1, **usable_nodes(preflight.left_out))
-            return task.remote(shared, job, code)
+        def start(job: Any) -> Any:
+            task: Any = ray.remote(function).options(**room, **usable_nodes(preflight.left_out))
+            return task.remote(shared, job, needs.code)
 
-        # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back, no pixels.
-        most = 2 * max(1, math.floor(sum(node.cpus for node in nodes)))
+        # Two tasks a slot, so that the next is ready when one is done.
+        most = 2 * sum(slots_of(node, *asked) for node in nodes)
         try:
-            shared = ray.put(loader)
+            shared = ray.put(given)
             waiting = {start(job): job for job in itertools.islice(jobs, most)}
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
                 job = waiting.pop(done)
-                shard: PackedShard | Unfit = ray.get(done)
-                if isinstance(shard, Unfit):
+                result = ray.get(done)
+                if isinstance(result, Unfit):
                     # A node that has joined since.
-                    preflight.refused(shard)
-                    preflight.require_some([node for node in living_nodes() if node.cpus >= 1])
+                    preflight.refused(result)
+                    preflight.require_some([node for node in living_nodes() if slots_of(node, *asked)])
                     waiting[start(job)] = job
                     continue
                 for other in itertools.islice(jobs, 1):
                     waiting[start(other)] = other
-                packed(len(job.rows))
-                yield shard
+                yield job, result
         except RayTaskError as error:
             # Drops Ray's page of traceback.
             if isinstance(error.cause, SeptetError):
@@ -85,7 +90,7 @@ class RayShards:
             raise
         except RayError as error:
             raise ClusterLost(
-                f"the Ray cluster lost a shard ({first_line(error)}); run the same command again"
+                f"the Ray cluster lost a task ({first_line(error)}); run the same command again"
             ) from error
 
 

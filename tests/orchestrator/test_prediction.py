@@ -21,7 +21,7 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.execution.jobs import Work
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
-from orchestrator.prediction import find_images, predict
+from orchestrator.prediction import predict
 from orchestrator.run.ledger import Budgets
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -29,7 +29,6 @@ from workers.data.decoding import Rules
 from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
@@ -177,7 +176,7 @@ def test_prediction_as_json_and_csv_say_the_same(run, images, tmp_path, capsys):
 
 def test_prediction_into_a_file_of_unknown_format_exits_2(run, images, tmp_path, capsys):
     assert main(["predict", str(run.root), str(images / "test"), "--out", str(tmp_path / "out.xlsx")]) == 2
-    assert ".csv or .json" in capsys.readouterr().err
+    assert ".csv or .json or .jsonl or .parquet" in capsys.readouterr().err
 
 
 def test_prediction_with_a_member_unfinished_exits_4_and_names_it(run, images, capsys):
@@ -199,21 +198,3 @@ def test_prediction_with_a_manifest_that_does_not_serve_names_it(run, images, ca
     with _changed(run.submission_manifest, alter(run.submission_manifest.read_text())):
         assert main(["predict", str(run.root), str(images / "test")]) == code
     assert "manifest.json: " in capsys.readouterr().err
-
-
-def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path):
-    for name in ("b.JPG", "a/z.png", "a/y.HEIC", "a/x.tif", "a/notes.txt", ".hidden.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images([tmp_path]) == (
-        *(tmp_path / "a" / name for name in ("x.tif", "y.HEIC", "z.png")),
-        tmp_path / "b.JPG",
-    )
-    assert find_images([tmp_path / "a" / "notes.txt"]) == (tmp_path / "a" / "notes.txt",)
-
-
-@pytest.mark.parametrize("given", ["absent.jpg", "empty"])
-def test_images_that_are_not_there_are_a_data_error_that_names_them(given, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=given):
-        find_images([tmp_path / given])

@@ -23,7 +23,7 @@ from workers.errors import ConfigError
         ("submit run combine=weighted", Request("submit", run_dir=Path("run"), overrides=("combine=weighted",))),
         (
             "predict run a.jpg --top 3 photos --out x.csv",
-            Request("predict", Path("run"), images=(Path("a.jpg"), Path("photos")), top=3, out=Path("x.csv")),
+            Request("predict", Path("run"), images=("a.jpg", "photos"), top=3, out=Path("x.csv")),
         ),
         ("verify run --json", Request("verify", run_dir=Path("run"), json=True)),
         ("explain run a/1.png --top 3", Request("explain", run_dir=Path("run"), image_id="a/1.png", top=3)),

@@ -1,13 +1,14 @@
 """A look at the node of a real Ray, an actor's refusal, and that both leave the node out by name."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import ray
 from fake_stages import make_spec
 
-from orchestrator.cluster import ray_backend, ray_preflight
+from orchestrator.cluster import ray_backend, ray_preflight, ray_shards
 from orchestrator.cluster.interface import Unfit
 from orchestrator.cluster.preflight import Needs, inspect
 from orchestrator.cluster.ray_backend import RayCluster
@@ -192,9 +193,9 @@ def test_node_that_joins_while_images_are_packed_and_does_not_fit_is_left_out_by
 ):
     monkeypatch.setattr(Preflight, "require", lambda self, nodes: nodes)
     job = ShardJob(tmp_path / "absent", "train", 0, 0, (Row("a", "a", 0, bytes(32)),), 8, Encoding(), True)
-    shards = RayShards(ClusterConfig())._packed(
-        FileLoader(PlainFiles(LocalTree(tmp_path))), job, iter(()), lambda num_images: None
-    )
+    monkeypatch.setattr(ray_shards, "attached", lambda settings: nullcontext())
+    loader = FileLoader(PlainFiles(LocalTree(tmp_path)))
+    shards = RayShards(ClusterConfig()).run(loader, iter([job]), lambda num_images: None)
     with pytest.raises(
         StorageError, match=rf"{node.host} \(127\.0\.0\.1\): datasets\.store=.*absent is not there: mount"
     ):

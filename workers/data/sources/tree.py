@@ -229,7 +229,7 @@ def tree_at(root: str) -> Tree:
         package = "septet[s3]" if scheme in ("s3", "s3a") else f"fsspec[{scheme}]"
         raise DataError(f"{url}: no driver for {scheme}:// is installed: pip install '{package}'") from error
     except ValueError as error:
-        raise DataError(f"{url}: {one_line(error)}: set datasets.<name>.root to a folder, or s3://BUCKET/…") from error
+        raise DataError(f"{url}: {one_line(error)}: give a folder, or s3://BUCKET/…") from error
     except driver_errors() as error:
         raise DataError(f"{url}: {said_by(error)}") from error
     return RemoteTree(url, system, base)
