@@ -1,0 +1,78 @@
+"""Writes the ensemble's graph as a torch.export program and as ONNX."""
+
+import logging
+import warnings
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from workers.errors import ConfigError
+from workers.export.graph import Combining, EnsembleGraph
+from workers.inference import TrainedMember
+from workers.settings import Crops
+
+
+class Form(StrEnum):
+    """The forms of an exported ensemble; the last are the members' own weights."""
+
+    pyfunc = "pyfunc"
+    torch = "torch"
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+PROGRAM, ONNX = "ensemble.pt2", "ensemble.onnx"
+_OPSET = 20
+# One protobuf message holds 2 GiB at most.
+_MOST_INSIDE = 1 << 30
+
+
+def missing_packages(form: Form) -> tuple[str, ...]:
+    """Returns the packages that writing `form` needs and this installation lacks."""
+    needed = ("onnx", "onnxscript", "onnxruntime") if form is Form.onnx else ()
+    return tuple(name for name in needed if find_spec(name) is None)
+
+
+def export_graphs(
+    members: Sequence[TrainedMember], crops: Crops, side: int, combining: Combining, forms: Collection[Form], to: Path
+) -> None:
+    """Writes the graph of `members` to the folder `to`, as a program, as ONNX, or as both.
+
+    Args:
+        members: on the CPU, in float32 and with torch's operators, as combined.
+        crops: the views that are averaged.
+        side: of the squares that the graph takes, in pixels.
+        combining: how members are combined.
+        forms: what to write.
+        to: an existing folder.
+
+    Raises:
+        ConfigError: torch cannot export a member's net.
+    """
+    example = (torch.zeros(2, side, side, 3, dtype=torch.uint8),)
+    graph, axes = EnsembleGraph(members, crops, side, combining).eval(), ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(graph, example, dynamic_shapes=axes)
+        # Nets are a library's or a user's code, and their errors when traced are of any type.
+        except Exception as error:
+            said = str(error).strip().partition("\n")[0]
+            names = ", ".join(dict.fromkeys(member.settings.model.name for member in members))
+            raise ConfigError(f"model.name={names}: torch.export cannot trace the net: {said}") from error
+        # What would be pickled beside it.
+        program.example_inputs = None
+        if Form.torch in forms:
+            torch.export.save(program, to / PROGRAM)
+        if Form.onnx in forms:
+            num_bytes = sum(each.nbytes for each in graph.state_dict().values())
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            written = torch.onnx.export(
+                program, dynamo=True, opset_version=_OPSET, verbose=False,
+                input_names=["pixels"], output_names=["probabilities", "members"],
+            )
+            assert written is not None, "a program is returned, since no file was named"
+            written.save(str(to / ONNX), external_data=num_bytes > _MOST_INSIDE)
