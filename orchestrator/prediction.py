@@ -4,55 +4,18 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from orchestrator.combine import ClassProbability, Combination, Combined, equal, top_classes
-from orchestrator.config import TARGET, CombineMethod, choices
-from orchestrator.execution import normaliser
-from orchestrator.fitting import uncertainties
-from orchestrator.inputs import require_trust
-from orchestrator.plan import Plan, plan_from_json
-from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code, read_record
-from orchestrator.submission import read_manifest
-from orchestrator.text import counted
-from workers.data.decoding import SUFFIXES, BadImage, Rules, decode, read_content
-from workers.data.store import Store, open_store
-from workers.errors import ConfigError, DataError, MemberFailed
-from workers.numerics import capabilities, usable
+from orchestrator.loaded import LoadedEnsemble, Prediction
+from orchestrator.run import RunPaths
+from workers.data.decoding import SUFFIXES
+from workers.errors import ConfigError, DataError
 from workers.storage import write_text
 
-# 256-pixel squares of one block: at most 400 MB; whole images, a third more if 4:3. Members are loaded once for each
-# block.
+# 256-pixel squares of one block: at most 400 MB; whole images, a third more if 4:3.
 _BLOCK_IMAGES = 2048
 _OUT_SUFFIXES = (".csv", ".json")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one image, best first, and how sure the ensemble is (see `Uncertainty`).
-
-    `set` are the classes of its prediction set, None if the run has none.
-    """
-
-    path: str
-    top: tuple[ClassProbability, ...]
-    entropy: float
-    mutual_information: float
-    set: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class _Ensemble:
-    paths: RunPaths
-    record: RunRecord
-    plan: Plan
-    store: Store
-    members: tuple[str, ...]
-    combination: Combination
 
 
 def predict(
@@ -80,23 +43,13 @@ def predict(
         MemberFailed: a member has not finished.
         StorageError: the submission's manifest, which says how to combine, is damaged.
     """
-    ensemble = _open(paths, member)
-    for stage in map(ensemble.plan.last_stage, ensemble.members):
-        # Of the code that would run, which may be another than lies where the run says that it came from.
-        require_trust(from_kept_code(paths, stage.recipe).model, trusted=trust_code)
+    ensemble = LoadedEnsemble.open(paths, member, trust_code=trust_code)
     files = find_images(images)
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BLOCK_IMAGES):
         block = files[start : start + _BLOCK_IMAGES]
-        members = _predict_block(
-            ensemble, [_read(file, ensemble.store.size, ensemble.store.rules) for file in block], progress
-        )
-        probabilities, classes = Combined(members, ensemble.combination)[:], ensemble.store.classes
-        best, doubts = top_classes(probabilities, top), uncertainties(ensemble.combination, probabilities, members)
-        for file, row, places, doubt in zip(block, probabilities, best, doubts, strict=True):
-            guesses = tuple(ClassProbability(classes[place], float(row[place])) for place in places)
-            kept = None if doubt.classes is None else tuple(classes[place] for place in doubt.classes)
-            predictions.append(Prediction(str(file), guesses, doubt.entropy, doubt.mutual_information, kept))
+        combined = ensemble.predict([ensemble.read(file) for file in block], progress)
+        predictions += ensemble.describe(combined, [str(file) for file in block], top)
     return tuple(predictions)
 
 
@@ -119,16 +72,7 @@ def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
 
 def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """Returns the document of `septet predict --json`."""
-    return [
-        {
-            "path": prediction.path,
-            "top": [{"class": guess.name, "probability": guess.probability} for guess in prediction.top],
-            "entropy": prediction.entropy,
-            "mutual_information": prediction.mutual_information,
-            "set": prediction.set,
-        }
-        for prediction in predictions
-    ]
+    return [prediction.to_json() for prediction in predictions]
 
 
 def prediction_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
@@ -165,60 +109,3 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
         numbers = [f"{value:.6f}" for value in (prediction.entropy, prediction.mutual_information)]
         writer.writerow([prediction.path, *guesses, *numbers, ";".join(prediction.set or ())])
     write_text(path, table.getvalue())
-
-
-def _open(paths: RunPaths, alone: str | None) -> _Ensemble:
-    record = read_record(paths)
-    plan = plan_from_json(record.plan)
-    if alone is not None and alone not in plan.trained:
-        why = "the run has no such member"
-        why = "has predictions from files alone, none of new images" if alone in plan.outside else why
-        raise ConfigError(f"--member {alone}: {why}; {choices(alone, plan.trained)}")
-    manifest = read_manifest(paths) if alone is None else None
-    # A submission may do without failed members, if `submission.min_members` allows it; then predictions do too.
-    gone = {*plan.students, *(one.member for one in manifest.missing)} if manifest else set[str]()
-    wanted = {member for member in plan.members if member not in gone} if alone is None else {alone}
-    if given := sorted(wanted & plan.outside.keys()):
-        submit = f"`septet submit {paths.root} 'combine.without=[{','.join(given)}]'` to do without"
-        raise MemberFailed(f"{', '.join(given)}: has predictions from files alone, none of new images; {submit}")
-    unfinished = [name for name in plan.members if name in wanted and not find_finished(paths, plan.last_stage(name))]
-    if unfinished:
-        raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
-    store = open_store(Path(record.stores[TARGET]))
-    if manifest is None:
-        return _Ensemble(paths, record, plan, store, tuple(wanted), equal(CombineMethod.mean, 1))
-    # In the submission's order, so that sums are equal.
-    members = tuple(member.name for member in manifest.members)
-    if wanted != set(members):
-        others = ", ".join(sorted(wanted.symmetric_difference(members)))
-        raise MemberFailed(
-            f"{paths.submission_manifest}: its members are not this run's ({others}); run `septet launch` again"
-        )
-    return _Ensemble(paths, record, plan, store, members, manifest.combination)
-
-
-def _predict_block(
-    ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]
-) -> list[np.ndarray]:
-    # Imported here, since torch takes a second to load and a mistyped path should be reported at once.
-    from workers.inference import predict_images as predict_by_member
-
-    record, stores = ensemble.record, {name: Path(path) for name, path in ensemble.record.stores.items()}
-    numerics = usable(record.numerics, capabilities())
-    probabilities = []
-    for member in ensemble.members:
-        progress(f"{member}: predicting {counted(len(images), 'image')}")
-        stage = ensemble.plan.last_stage(member)
-        recipe, folder = from_kept_code(ensemble.paths, stage.recipe), ensemble.paths.stage(stage.ref)
-        given = normaliser(ensemble.plan, stage, stores)
-        probabilities.append(
-            predict_by_member(folder, ensemble.store.path, recipe, images, numerics, record.crops, given)
-        )
-    return probabilities
-
-
-def _read(path: Path, size: int, rules: Rules) -> np.ndarray:
-    try:
-        return decode(read_content(path), size, rules=rules).pixels
-    except BadImage as bad:
-        raise DataError(f"{path}: cannot be read as an image ({bad}); replace it or leave it out") from bad

@@ -11,11 +11,11 @@ from pictures import write_tree
 from small_folds import launch
 from whole_run import alter_predictions
 
-from orchestrator import prediction
 from orchestrator.cli.program import main
 from orchestrator.combine import STUDENT, Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, Metric, SubmissionConfig
 from orchestrator.execution import jobs
+from orchestrator.loaded import LoadedEnsemble
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.plan import plan_from_json
 from orchestrator.run import RunPaths, read_record, read_run_data
@@ -157,13 +157,13 @@ def predicted(run, images, capsys, *words):
 
 
 def test_predict_answers_with_one_member_alone(run, images, capsys, monkeypatch):
-    asked, block = [], prediction._predict_block
+    asked, whole = [], LoadedEnsemble.predict
 
     def noted(ensemble, *rest):
         asked.append(ensemble.members)
-        return block(ensemble, *rest)
+        return whole(ensemble, *rest)
 
-    monkeypatch.setattr(prediction, "_predict_block", noted)
+    monkeypatch.setattr(LoadedEnsemble, "predict", noted)
     every, _ = predicted(run, images, capsys)
     one, found = predicted(run, images, capsys, "--member", "student")
     assert sorted(asked[0]) == ["base1-f0", "base1-f1"] and asked[1] == ("student",)

@@ -5,16 +5,16 @@ import json
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_stages import make_plan, make_record, make_spec, make_stage
+from fake_stages import make_plan, make_record, make_stage
+from noise_run import MEMBERS, SETTINGS, finished_run, noise, predict_spec_of, write_noise
 from PIL import Image
 from pyarrow.parquet import read_table
 from record_committed import record_committed
 
-from orchestrator import prediction
+from orchestrator import loaded
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
@@ -31,75 +31,22 @@ from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
-from workers.protocol import Numerics, PredictSpec
+from workers.protocol import Numerics
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
-from workers.settings.model import ModelSettings
-from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, ScheduleSettings
+from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
-
-_MEMBERS = ("b", "a")
-_SETTINGS: dict[str, Any] = {
-    "model": ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
-    "optimizer": OptimizerSettings(lr=0.02, batch_size=32),
-    "schedule": ScheduleSettings(epochs=1),
-}
-
-
-def _noise(path, seed, bright):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    low = 128 if bright else 0
-    pixels = np.random.default_rng(seed).integers(low, low + 128, (20, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def _train_and_predict(paths, stage, store, crops):
-    spec = make_spec(paths.stage(stage.ref), stage, store)
-    write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
-    predict_splits(_predict_spec(paths, stage, store, paths.predictions(spec.member), crops), lambda: False)
-
-
-def _predict_spec(paths, stage, store, folder, crops=Crops.ten):
-    splits = ("dev", "val", "test")
-    where = paths.stage(stage.ref)
-    return PredictSpec(stage.ref.member, where, store, folder, splits, stage.recipe, Numerics(), crops=crops)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Dark and bright noise, 20 training images each, and five test images."""
-    root = tmp_path_factory.mktemp("images")
-    for index in range(20):
-        _noise(root / "train" / "bright" / f"{index}.png", index, bright=True)
-        _noise(root / "train" / "dark" / f"{index}.png", 100 + index, bright=False)
-    for index in range(5):
-        _noise(root / "test" / f"{index}.png", 200 + index, bright=bool(index % 2))
-    return root
+    return write_noise(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     """A finished run of two members, combined geometrically."""
-    return _finished(images, tmp_path_factory, Keep.centre, Crops.ten)
-
-
-def _finished(images, tmp_path_factory, keep, crops):
-    paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
-    settings = DatasetSettings(source=Source.folder, root=str(images), size=18, keep=keep)
-    store = open_store(prepare(settings, tmp_path_factory.mktemp("store")))
-    stages = tuple(
-        make_stage(f"{member}/train", images=30, num_classes=2, seed=ord(member), **_SETTINGS) for member in _MEMBERS
-    )
-    plan = make_plan(*stages, classes=store.classes)
-    export(store, paths.data)
-    for stage in stages:
-        _train_and_predict(paths, stage, store.path, crops)
-    stores = {"target": str(store.path)}
-    record = make_record(plan, data_digests={"target": store.digest}, stores=stores)
-    write_record(paths, replace(record, crops=crops))
-    record_committed(paths, plan)
-    write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
-    return paths
+    return finished_run(images, tmp_path_factory, Keep.centre, Crops.ten)
 
 
 def _combined(folders):
@@ -111,16 +58,16 @@ def _combined(folders):
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, images):
     found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
-    wanted = _combined([run.predictions(member) for member in sorted(_MEMBERS)])
+    wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
     assert all(each.top[0].probability >= each.top[1].probability for each in found)
 
 
 @pytest.mark.parametrize("crops", [Crops.ten, Crops.five_scales])
 def test_prediction_prepares_images_whole_as_the_runs_store_did(images, tmp_path_factory, crops):
-    run = _finished(images, tmp_path_factory, Keep.whole, crops)
+    run = finished_run(images, tmp_path_factory, Keep.whole, crops)
     found = predict(run, [images / "test"], top=2, progress=lambda line: None)
-    wanted = _combined([run.predictions(member) for member in sorted(_MEMBERS)])
+    wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
@@ -129,7 +76,7 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path)
     ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
     for stage in plan_from_json(record.plan).stages:
         folder = tmp_path / stage.ref.member
-        spec = _predict_spec(run, stage, Path(record.stores["target"]), folder, Crops.centre)
+        spec = predict_spec_of(run, stage, Path(record.stores["target"]), folder, Crops.centre)
         predict_splits(spec, lambda: False)
     write_record(run, replace(record, crops=Crops.centre))
     try:
@@ -137,7 +84,7 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path)
     finally:
         write_record(run, record)
     assert found != ten
-    wanted = _combined([tmp_path / member for member in sorted(_MEMBERS)])
+    wanted = _combined([tmp_path / member for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
@@ -146,11 +93,11 @@ def test_prediction_sees_images_as_the_member_that_inherits_its_normalisation_do
     roots = {"target": images, "superset": tmp_path / "superset"}
     for index in range(20):
         for place, name in enumerate(("one", "two")):
-            _noise(roots["superset"] / "train" / name / f"{index}.png", 300 + 100 * place + index, bright=True)
+            noise(roots["superset"] / "train" / name / f"{index}.png", 300 + 100 * place + index, bright=True)
     settings = {name: DatasetSettings(source=Source.folder, root=str(root), size=18) for name, root in roots.items()}
     stores = {name: prepare(one, tmp_path / "stores") for name, one in settings.items()}
-    pre = make_stage("a/pre", images=30, num_classes=2, **(_SETTINGS | {"dataset": "superset"}))
-    fine = make_stage("a/fine", "a/pre", images=30, num_classes=2, reset=("head",), **_SETTINGS)
+    pre = make_stage("a/pre", images=30, num_classes=2, **(SETTINGS | {"dataset": "superset"}))
+    fine = make_stage("a/fine", "a/pre", images=30, num_classes=2, reset=("head",), **SETTINGS)
     target = open_store(stores["target"])
     plan = make_plan(pre, fine, classes=target.classes)
     splits, kept = ("dev", "val", "test"), KeptCheckpoint.last
@@ -185,7 +132,7 @@ def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, mon
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
     tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
     assert tagged == shown != stored
-    monkeypatch.setattr(prediction, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
+    monkeypatch.setattr(loaded, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
     assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
 
 

@@ -11,6 +11,7 @@ import torch
 
 from workers.errors import ConfigError
 from workers.export.graph import Combining, EnsembleGraph
+from workers.export.standalone import ONNX, PROGRAM
 from workers.inference import TrainedMember
 from workers.settings import Crops
 
@@ -24,7 +25,6 @@ class Form(StrEnum):
     safetensors = "safetensors"
 
 
-PROGRAM, ONNX = "ensemble.pt2", "ensemble.onnx"
 _OPSET = 20
 # One protobuf message holds 2 GiB at most.
 _MOST_INSIDE = 1 << 30

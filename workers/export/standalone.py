@@ -61,7 +61,7 @@ class Ensemble:
             "set": None,
         }
         if (sets := self.about["sets"]) is not None:
-            scores = np.cumsum(row[order], dtype=np.float64) - row[order]
+            scores = np.concatenate([[0.0], np.cumsum(row[order][:-1], dtype=np.float64)])
             scores += sets["penalty"] * np.maximum(0, np.arange(len(row)) + 1 - sets["free_places"])
             told["set"] = [self.classes[one] for one in order[: np.count_nonzero(scores <= sets["threshold"])]]
         return told
@@ -123,7 +123,7 @@ def main() -> None:
         paths = given.images[start : start + _AT_ONCE]
         rows = ensemble.predict(np.stack([ensemble.decode(path.read_bytes()) for path in paths]))
         found += [{"path": str(path), **ensemble.describe(row, given.top)} for path, row in zip(paths, rows, strict=True)]
-    json.dump(found, sys.stdout, indent=1, ensure_ascii=False)
+    sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

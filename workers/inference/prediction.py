@@ -110,17 +110,10 @@ def _finite(compute: Callable[[], np.ndarray], member: str, store: Store, split:
     return block
 
 
-def predict_images(
-    stage_dir: Path,
-    store_path: Path,
-    settings: TrainingSettings,
-    images: Sequence[np.ndarray],
-    chosen: Numerics,
-    crops: Crops,
-    given: Normaliser | None = None,
-) -> np.ndarray:
+def predict_images(member: TrainedMember, images: Sequence[np.ndarray], crops: Crops) -> np.ndarray:
     """Predicts prepared images, each [height, width, 3] uint8, and returns [images, classes] float32."""
-    member = load_member(stage_dir, store_path, settings, chosen, given)
+    # Again, since another run's member may have set this process up for its own.
+    numerics.apply(member.numerics)
     blocks = [
         mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], crops)
         for start in range(0, len(images), _IMAGES_AT_ONCE)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workers.data.loading import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.inference import mean_over_crops, predict, predict_images, prediction
+from workers.inference import load_member, mean_over_crops, predict, predict_images, prediction
 from workers.inference.ten_crop import TrainedMember
 from workers.protocol import Numerics, PredictSpec
 from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
@@ -129,9 +129,8 @@ def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained):
     said = json.loads((trained.stage_dir / "DONE.json").read_text())["val_error"]
     assert labels is not None and (guesses != labels).mean() == pytest.approx(said)
     centre = np.load(trained.predictions_dir / "val.npy")
-    ten = predict_images(
-        trained.stage_dir, trained.store, trained.recipe, list(store.images("val")), Numerics(), Crops.ten
-    )
+    member = load_member(trained.stage_dir, trained.store, trained.recipe, Numerics())
+    ten = predict_images(member, list(store.images("val")), Crops.ten)
     assert not np.allclose(centre, ten, atol=1e-4)
 
 

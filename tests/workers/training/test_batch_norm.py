@@ -61,7 +61,7 @@ def test_member_predicts_with_the_statistics_of_its_checkpoint(spec):
     loaded = member.model.state_dict()
     assert all(np.array_equal(loaded[name].numpy(), saved[name]) for name in saved)
     images = [np.array(image) for image in open_store(spec.store).images("val")[:3]]
-    assert predict_images(spec.stage_dir, spec.store, spec.recipe, images, spec.numerics, Crops.ten).shape == (3, 10)
+    assert predict_images(member, images, Crops.ten).shape == (3, 10)
 
 
 def test_last_batch_of_a_single_image_is_trained_on(spec):

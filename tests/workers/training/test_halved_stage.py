@@ -82,5 +82,6 @@ def test_halved_member_and_the_grouped_net_predict_alike(halved, grouped, tmp_pa
         for one in (halved, grouped)
     ]
     np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
-    new = predict_images(halved.stage_dir, halved.store, halved.recipe, list(images), halved.numerics, Crops.ten)
+    member = load_member(halved.stage_dir, halved.store, halved.recipe, halved.numerics)
+    new = predict_images(member, list(images), Crops.ten)
     np.testing.assert_array_equal(new, both[0])

@@ -10,7 +10,7 @@ from stages import never, trained, weights
 
 from workers.data.loading import IMAGENET_MEAN, pixel_statistics
 from workers.data.store import open_store, prepare
-from workers.inference import predict, predict_images, prediction
+from workers.inference import load_member, predict, predict_images, prediction
 from workers.protocol import Normaliser, PredictSpec
 from workers.settings import AugmentationSettings, Crops, DatasetSettings, Normalisation, Source
 from workers.training import stage
@@ -78,7 +78,7 @@ def test_new_images_are_predicted_with_the_given_statistics(tiny_spec, other_sto
     heir = trained(replace(tiny_spec, normaliser=Normaliser(AUTO, other_store)))
     predicted(heir, "predictions")
     images = list(open_store(heir.store).images("val"))
-    place = (heir.stage_dir, heir.store, heir.recipe, images, heir.numerics, Crops.ten)
+    place = (heir.stage_dir, heir.store, heir.recipe, heir.numerics)
     whole = np.load(heir.stage_dir.parent / "predictions" / "val.npy")
-    assert predict_images(*place, heir.normaliser).tobytes() == whole.tobytes()
-    assert predict_images(*place).tobytes() != whole.tobytes()
+    assert predict_images(load_member(*place, heir.normaliser), images, Crops.ten).tobytes() == whole.tobytes()
+    assert predict_images(load_member(*place), images, Crops.ten).tobytes() != whole.tobytes()
