@@ -46,6 +46,7 @@ class Request:
     topics: tuple[str, ...] = ()
     shell: str = ""
     member: str | None = None
+    to: str = ""
 
     @property
     def paths(self) -> "RunPaths":

@@ -63,6 +63,23 @@ def predict(request: Request, streams: Streams) -> int:
 
 
 @verb(
+    "write the finished ensemble as a folder that needs no Septet: MLflow model, torch program, ONNX, weights",
+    "runs/digits-1a2b3c4d --out digits-ensemble",
+    "runs/digits-1a2b3c4d --out digits-ensemble --to onnx",
+    takes=[args.RUN_DIR, args.OUT_FOLDER, args.TO, args.TRUST_CODE],
+)
+def export(request: Request, streams: Streams) -> int:
+    from orchestrator.exporting import export, parse_forms
+
+    if request.out is None:
+        raise ConfigError("give --out FOLDER, the folder to write")
+    forms = parse_forms(request.to)
+    export(request.paths, request.out, forms, streams.progress, trust_code=request.trust_code)
+    streams.progress(f"{', '.join(forms)}: {request.out}; its README.md says how to use them")
+    return _OK
+
+
+@verb(
     "show where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
     "runs/digits-1a2b3c4d 0007.png",
     "runs/digits-1a2b3c4d 0007.png --top 3 --json",

@@ -1,2 +1,2 @@
-from .forms import Form as Form, export_graphs as export_graphs, missing_packages as missing_packages
+from .forms import export_graphs as export_graphs, predict_program as predict_program
 from .graph import Combining as Combining

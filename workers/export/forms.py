@@ -3,8 +3,6 @@
 import logging
 import warnings
 from collections.abc import Collection, Sequence
-from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,29 +13,18 @@ from workers.export.standalone import ONNX, PROGRAM
 from workers.inference import TrainedMember
 from workers.settings import Crops
 
-
-class Form(StrEnum):
-    """The forms of an exported ensemble; the last are the members' own weights."""
-
-    pyfunc = "pyfunc"
-    torch = "torch"
-    onnx = "onnx"
-    safetensors = "safetensors"
-
-
 _OPSET = 20
 # One protobuf message holds 2 GiB at most.
 _MOST_INSIDE = 1 << 30
 
 
-def missing_packages(form: Form) -> tuple[str, ...]:
-    """Returns the packages that writing `form` needs and this installation lacks."""
-    needed = ("onnx", "onnxscript", "onnxruntime") if form is Form.onnx else ()
-    return tuple(name for name in needed if find_spec(name) is None)
+def predict_program() -> Path:
+    """Returns the program that feeds image files to the graphs; it runs beside them without Septet."""
+    return Path(__file__).with_name("standalone.py")
 
 
 def export_graphs(
-    members: Sequence[TrainedMember], crops: Crops, side: int, combining: Combining, forms: Collection[Form], to: Path
+    members: Sequence[TrainedMember], crops: Crops, side: int, combining: Combining, forms: Collection[str], to: Path
 ) -> None:
     """Writes the graph of `members` to the folder `to`, as a program, as ONNX, or as both.
 
@@ -65,14 +52,18 @@ def export_graphs(
             raise ConfigError(f"model.name={names}: torch.export cannot trace the net: {said}") from error
         # What would be pickled beside it.
         program.example_inputs = None
-        if Form.torch in forms:
+        if "torch" in forms:
             torch.export.save(program, to / PROGRAM)
-        if Form.onnx in forms:
+        if "onnx" in forms:
             num_bytes = sum(each.nbytes for each in graph.state_dict().values())
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             written = torch.onnx.export(
-                program, dynamo=True, opset_version=_OPSET, verbose=False,
-                input_names=["pixels"], output_names=["probabilities", "members"],
+                program,
+                dynamo=True,
+                opset_version=_OPSET,
+                verbose=False,
+                input_names=["pixels"],
+                output_names=["probabilities", "members"],
             )
             assert written is not None, "a program is returned, since no file was named"
             written.save(str(to / ONNX), external_data=num_bytes > _MOST_INSIDE)

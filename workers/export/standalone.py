@@ -122,7 +122,9 @@ def main() -> None:
     for start in range(0, len(given.images), _AT_ONCE):
         paths = given.images[start : start + _AT_ONCE]
         rows = ensemble.predict(np.stack([ensemble.decode(path.read_bytes()) for path in paths]))
-        found += [{"path": str(path), **ensemble.describe(row, given.top)} for path, row in zip(paths, rows, strict=True)]
+        found += [
+            {"path": str(path), **ensemble.describe(row, given.top)} for path, row in zip(paths, rows, strict=True)
+        ]
     sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 

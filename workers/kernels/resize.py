@@ -45,7 +45,7 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def matrix(side: int, size: int) -> np.ndarray:
-    """Returns [size, side] float64 that scales one axis: each product is exact, and `floor(x + 0.5)` is Pillow's level."""
+    """Returns [size, side] float64 that scales one axis: sums are exact, and `floor(x + 0.5)` is Pillow's level."""
     table, dense = _table(side, size), np.zeros((size, side))
     for row, first, count, weights in zip(dense, table.first, table.count, table.weights, strict=True):
         row[first : first + count] = weights[:count] / (1 << _FRACTION_BITS)
