@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 
-class ServedEnsemble(PythonModel):  # type: ignore[misc]
+class ServedEnsemble(PythonModel):
     """Takes a column `image` of files' contents (base64 in JSON); a path is refused, for it would read any file."""
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002

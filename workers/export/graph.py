@@ -40,6 +40,11 @@ class EnsembleGraph(nn.Module):
     Both are float32. Sums are made in float64 and rounded to float32 where prediction rounds them.
     """
 
+    factors: Tensor
+    constants: Tensor
+    correction_scale: Tensor
+    correction_offset: Tensor
+
     def __init__(self, members: Sequence[TrainedMember], crops: Crops, side: int, combining: Combining) -> None:
         super().__init__()
         self.members = nn.ModuleList(_MemberGraph(member, crops, side) for member in members)
@@ -72,6 +77,9 @@ class EnsembleGraph(nn.Module):
 
 class _MemberGraph(nn.Module):
     """One member: its views of [batch, side, side, 3] uint8, its net, and the mean of their softmax, float32."""
+
+    scale: Tensor
+    offset: Tensor
 
     def __init__(self, member: TrainedMember, crops: Crops, side: int) -> None:
         super().__init__()
