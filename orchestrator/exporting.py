@@ -4,14 +4,15 @@ import io
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import numpy as np
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from orchestrator.combine import OF_LOGS, SMALLEST_PROBABILITY, Calibration, Combination, set_penalty
+from orchestrator.combine import OF_LOGS, SMALLEST_PROBABILITY, Combination, place_scores
 from orchestrator.config import Calibrator, CombineMethod
 from orchestrator.loaded import LoadedEnsemble
 from orchestrator.run import RunPaths
@@ -19,23 +20,18 @@ from orchestrator.tracking import save_pyfunc
 from workers.data.decoding import FORMATS
 from workers.errors import ConfigError
 from workers.protocol import Numerics
-from workers.settings import Crops, Keep
+from workers.settings import Crops
 from workers.storage import layout, parse_json, replacing_folder, sha256_of, write_json, write_text
 
 if TYPE_CHECKING:
     from workers.export import Combining
 
 FORMS = ("pyfunc", "torch", "onnx", "safetensors")
-_EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 
 def parse_forms(text: str) -> tuple[str, ...]:
-    """Returns the forms that `--to` names; all that can be written here if it names none.
-
-    Raises:
-        ConfigError: there is no such form, or its packages are missing.
-    """
-    lacking = [name for name in _EXTRA if not _is_installed(name)]
+    """Returns the forms that `--to` names, or all whose packages are installed; raises ConfigError if one cannot be."""
+    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if util.find_spec(name) is None]
     named = [each.strip() for each in text.split(",") if each.strip()]
     if unknown := [each for each in named if each not in FORMS]:
         raise ConfigError(f"--to {unknown[0]}: no such form; choose from {', '.join(FORMS)}")
@@ -47,128 +43,83 @@ def parse_forms(text: str) -> tuple[str, ...]:
 def export(
     paths: RunPaths, out: Path, forms: Collection[str], progress: Callable[[str], None], *, trust_code: bool = False
 ) -> None:
-    """Writes the folder `out`: graphs, weights, predict.py, MLflow model and model card.
-
-    Args:
-        paths: the run directory.
-        out: a folder that does not exist yet.
-        forms: of `FORMS`.
-        progress: called with a line for each form.
-        trust_code: runs the code of nets that the run keeps.
+    """Writes the folder `out`, which must not exist: `forms` (of `FORMS`), predict.py and a model card.
 
     Raises:
-        ConfigError: `out` exists, or the ensemble has no such form; a net's code is not trusted.
+        ConfigError: `out` cannot be made, no graph can hold the ensemble, or a net's code is not trusted.
         DataError: there is no such run.
-        MemberFailed: there is no submission, a member has not finished or has predictions from files alone.
+        MemberFailed: there is no submission, or a member has not finished or has predictions from files alone.
         StorageError: a file is damaged, or the disk is full.
     """
     if out.exists() or not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: {'exists' if out.exists() else 'has no parent folder'}; give a new folder")
     opened = LoadedEnsemble.open(paths, trust_code=trust_code)
-    _require_squares(opened)
+    if opened.record.crops is Crops.five_scales:
+        raise ConfigError(f"{paths.root}: predict.crops=five_scales sees whole images, and a graph takes squares")
     combining = _combining(opened.combination)
-    # As any machine can compute it.
+    from workers.export import EnsembleGraph, write_graphs
+
+    # As every machine computes it.
     plain = replace(opened, record=replace(opened.record, numerics=Numerics()), _nets={})
     members = opened.combination.used(opened.members)
-    graphs = set(forms) & {"torch", "onnx"} or ({"torch"} if "pyfunc" in forms else set())
+    progress(f"{', '.join(forms)}: {len(members)} members")
+    nets = [plain.net(member) for member in members]
     with replacing_folder(out) as folder:
+        graphs = set(forms) & {"torch", "onnx"} or {"torch"}
         if "pyfunc" in forms:
-            progress("MLflow model: MLmodel, pyfunc_model.py")
             engine = "torch" if "torch" in graphs else "onnxruntime"
-            needed = [f"{name}=={metadata.version(name)}" for name in (engine, "numpy", "pillow", "pandas")]
-            save_pyfunc(folder, _blank(opened.size), needed)
-        if graphs:
-            from workers.export import export_graphs, predict_program
-
-            progress(f"{' and '.join(sorted(graphs))}: tracing {len(members)} members")
-            nets = [plain.net(member) for member in members]
-            export_graphs(nets, opened.record.crops, opened.size, combining, graphs, folder)
-            shutil.copyfile(predict_program(), folder / "predict.py")
-            write_json(folder / "ensemble.json", _about(opened, members))
+            save_pyfunc(
+                folder, _blank(opened.size), [f"{name}=={metadata.version(name)}" for name in (engine, "pillow")]
+            )
+        write_graphs(EnsembleGraph(nets, opened.record.crops, opened.size, combining), opened.size, graphs, folder)
+        about = _about(opened, members)
+        write_json(folder / "ensemble.json", about)
         if "safetensors" in forms:
-            progress("safetensors: each member's weights")
             (folder / "members").mkdir()
-            for member in members:
-                checkpoint = paths.checkpoints(opened.plan.last_stage(member).ref) / plain.net(member).checkpoint
+            for member, net in zip(members, nets, strict=True):
+                checkpoint = paths.checkpoints(opened.plan.last_stage(member).ref) / net.checkpoint
                 shutil.copyfile(checkpoint / layout.MODEL, folder / "members" / f"{member}.safetensors")
-        write_text(folder / "README.md", _card(opened, members, set(forms) | graphs))
-
-
-def _is_installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
-def _require_squares(opened: LoadedEnsemble) -> None:
-    if opened.record.crops is Crops.five_scales and opened.rules.keep is Keep.whole:
-        raise ConfigError(
-            f"{opened.paths.root}: predict.crops=five_scales with keep=whole sees windows of images of any shape, and "
-            "a graph takes squares; train with keep=centre, or other crops"
-        )
+        write_text(folder / "README.md", _card(opened, about, {*forms, *graphs}))
 
 
 def _combining(combination: Combination) -> "Combining":
-    """Returns the submission's combination in numbers; raises ConfigError for a correction that no graph holds."""
     from workers.export import Combining
 
-    stacking, calibration = combination.stacking, combination.calibration
+    stacking, calibration, correction = combination.stacking, combination.calibration, None
+    if calibration and calibration.is_taken:
+        if calibration.asked is Calibrator.isotonic:
+            raise ConfigError("combine.calibration=isotonic: no graph holds its curves; submit with temperature first")
+        is_vector = calibration.asked is Calibrator.vector
+        correction = calibration.numbers if is_vector else (1 / calibration.numbers[0], 0.0)
     return Combining(
-        factors=stacking.coefficients if stacking else [weight for weight in combination.weights if weight],
-        of_logs=combination.method in OF_LOGS,
+        stacking.coefficients if stacking else combination.used(combination.weights),
+        (stacking.constants if stacking else 0.0) if combination.method in OF_LOGS else None,
+        correction,
+        SMALLEST_PROBABILITY,
         of_ranks=combination.method is CombineMethod.rank,
-        constants=stacking.constants if stacking else 0.0,
-        correction=_correction(calibration) if calibration and calibration.is_taken else None,
-        smallest=SMALLEST_PROBABILITY,
     )
-
-
-def _correction(calibration: Calibration) -> tuple[Any, Any]:
-    if calibration.asked is Calibrator.isotonic:
-        raise ConfigError(
-            "combine.calibration=isotonic: its curves are not exported; `septet submit RUN_DIR "
-            "combine.calibration=temperature` first"
-        )
-    if calibration.asked is Calibrator.temperature:
-        return 1 / calibration.numbers[0], 0.0
-    factors, constants = calibration.numbers
-    return factors, constants
 
 
 def _about(opened: LoadedEnsemble, members: Collection[str]) -> dict[str, Any]:
-    """Returns ensemble.json: all that predict.py needs beside the graph, and where the ensemble is from."""
-    rules, sets, record = opened.rules, opened.combination.sets, opened.record
-    penalty, free_places = set_penalty(sets.kind) if sets else (0.0, 0)
-    return {
-        "classes": list(opened.classes),
-        "side": opened.size,
-        "exif": rules.exif,
-        "keep": rules.keep,
-        "max_pixels": rules.max_pixels,
-        "formats": list(FORMATS),
-        "sets": sets and {"threshold": sets.threshold, "penalty": penalty, "free_places": free_places},
-        "members": list(members),
-        "run": record.run_id,
-        "plan_hash": record.plan_hash,
-        "data_digest": opened.store.digest,
-        "manifest_sha256": sha256_of(opened.paths.submission_manifest),
-    }
+    """Returns ensemble.json: what predict.py needs beside the graph, and where the ensemble is from."""
+    rules, sets, num_classes = opened.rules, opened.combination.sets, len(opened.classes)
+    # What each place adds to the score of its class is what it scores without probabilities.
+    penalties = place_scores(sets.kind, np.zeros((1, num_classes), np.float32))[0].tolist() if sets else []
+    told = {"side": opened.size, "exif": rules.exif, "keep": rules.keep, "max_pixels": rules.max_pixels}
+    made = {"run": opened.record.run_id, "plan_hash": opened.record.plan_hash, "data_digest": opened.store.digest}
+    made["manifest_sha256"] = sha256_of(opened.paths.submission_manifest)
+    set_rule = sets and {"coverage": sets.coverage, "threshold": sets.threshold, "penalties": penalties}
+    given = {"classes": opened.classes, "formats": FORMATS, "sets": set_rule, "members": members}
+    return {**told, **given, **made}
 
 
-def _card(opened: LoadedEnsemble, members: Collection[str], forms: Collection[str]) -> str:
-    made = Environment(
-        loader=PackageLoader("orchestrator", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    try:
-        scores = parse_json(opened.paths.report_scores.read_bytes())
-    except (OSError, ValueError):
-        scores = {}
-    given = {"scores": scores, "members": members, "forms": forms, "combination": opened.combination}
-    return made.get_template("model_card.md.j2").render(given, about=_about(opened, members), record=opened.record)
+def _card(opened: LoadedEnsemble, about: dict[str, Any], forms: Collection[str]) -> str:
+    path = opened.paths.report_scores
+    scores = parse_json(path.read_bytes()) if path.exists() else None
+    # Markdown, not HTML.
+    made = Environment(loader=PackageLoader("orchestrator", "."), trim_blocks=True, autoescape=False)
+    given = {"opened": opened, "about": about, "forms": forms, "scores": scores, "combination": opened.combination}
+    return made.get_template("model_card.md.j2").render(given)
 
 
 def _blank(side: int) -> bytes:

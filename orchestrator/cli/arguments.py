@@ -48,9 +48,7 @@ TOP = _argument("--top", type=int, default=5, metavar="K", help="number of class
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
 OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 OUT_FOLDER = _argument("--out", type=Path, metavar="FOLDER", help="the folder to write; it must not exist")
-TO = _argument(
-    "--to", default="", metavar="FORMS", help="of pyfunc,torch,onnx,safetensors (default: all that can be written here)"
-)
+TO = _argument("--to", default="", metavar="FORMS", help="pyfunc,torch,onnx,safetensors (default: all)")
 TIMEOUT = _argument(
     "--timeout",
     type=float,

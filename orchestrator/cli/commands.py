@@ -278,23 +278,7 @@ def completion(request: Request, streams: Streams) -> int:
 VERBS = {
     one.name: one
     for one in (
-        *(
-            launch,
-            resume,
-            plan,
-            prepare,
-            status,
-            list_,
-            submit,
-            predict,
-            export,
-            explain,
-            verify,
-            report,
-            stop,
-            clean,
-            ui,
-        ),
-        *(doctor, help_, completion),
+        *(launch, resume, plan, prepare, status, list_, submit, predict, explain, verify, report, stop, clean, ui),
+        *(export, doctor, help_, completion),
     )
 }

@@ -25,7 +25,6 @@ from .calibration import (
     PredictionSets as PredictionSets,
     corrected as corrected,
     place_scores as place_scores,
-    set_penalty as set_penalty,
 )
 from .fit import (
     LEAST_IMAGES as LEAST_IMAGES,

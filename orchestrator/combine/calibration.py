@@ -89,16 +89,10 @@ class PredictionSets:
         return np.asarray(np.count_nonzero(place_scores(self.kind, block) <= self.threshold, axis=1))
 
 
-def set_penalty(kind: SetScore) -> tuple[float, int]:
-    """Returns what a class adds to its score for each place after the first ones, and how many those are."""
-    return (_PENALTY, _FREE_PLACES) if kind is SetScore.raps else (0.0, 0)
-
-
 def place_scores(kind: SetScore, block: Block) -> NDArray[np.float64]:
     """Returns the score (rows, classes) of the class in each place, the most probable first; scores never fall."""
     scores = np.zeros(block.shape)
     np.cumsum(-np.sort(-block, axis=1)[:, :-1], axis=1, dtype=np.float64, out=scores[:, 1:])
-    penalty, free_places = set_penalty(kind)
-    if penalty:
-        scores += penalty * np.maximum(0, np.arange(block.shape[1]) + 1 - free_places)
+    if kind is SetScore.raps:
+        scores += _PENALTY * np.maximum(0, np.arange(block.shape[1]) + 1 - _FREE_PLACES)
     return scores

@@ -5,17 +5,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("pyfunc_model.py")
-
 
 def save_pyfunc(folder: Path, example: bytes, requirements: Sequence[str]) -> None:
-    """Makes the empty `folder` an MLflow model that loads predict.py there, which the caller adds.
-
-    Args:
-        folder: of the model.
-        example: an image file's content.
-        requirements: of pip, beside MLflow's own.
-    """
+    """Makes the empty `folder` a model that runs predict.py there; `example` is an image file's content."""
     import pandas as pd
     from mlflow import pyfunc
     from mlflow.models import ModelSignature
@@ -27,15 +19,13 @@ def save_pyfunc(folder: Path, example: bytes, requirements: Sequence[str]) -> No
         ColSpec(DataType.double, "entropy"),
         ColSpec(Array(DataType.string), "set", required=False),
     )
-    signature = ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(list(outputs)))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # It asks for type hints, which say less than the signature.
         warnings.simplefilter("ignore")
         pyfunc.save_model(
             folder,
-            python_model=str(_SOURCE),
-            signature=signature,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema([*outputs])),
             input_example=pd.DataFrame({"image": [example]}),
-            pip_requirements=list(requirements),
+            pip_requirements=[*requirements, "numpy", "pandas"],
         )

@@ -1,4 +1,4 @@
-"""The exported ensemble as an MLflow model from code: base64 images in, classes out. Copied beside predict.py."""
+"""The exported ensemble as an MLflow model from code, copied beside predict.py: base64 images in, classes out."""
 
 import runpy
 from pathlib import Path
@@ -19,19 +19,15 @@ class ServedEnsemble(PythonModel):
 
     # Without types, of which MLflow knows few: the signature says more.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ARG002
-        images = list(model_input["image"])
+        ensemble, images = self._ensemble, list(model_input["image"])
         if not all(isinstance(image, bytes) for image in images):
             raise TypeError("image: give the content of image files, in JSON as base64")
-        rows = self._ensemble.predict(np.stack([self._ensemble.decode(image) for image in images]))
-        told = [self._ensemble.describe(row, 1) for row in rows]
-        classes = self._ensemble.classes
-        return pd.DataFrame(
-            {
-                "class": [each["top"][0]["class"] for each in told],
-                "probabilities": [dict(zip(classes, row.tolist(), strict=True)) for row in rows],
-                "entropy": [each["entropy"] for each in told],
-                "set": [each["set"] for each in told],
-            }
+        rows = ensemble.predict(np.stack([ensemble.decode(image) for image in images]))
+        told = [ensemble.describe(row, 1) for row in rows]
+        probabilities = [dict(zip(ensemble.classes, row.tolist(), strict=True)) for row in rows]
+        best = [each["top"][0]["class"] for each in told]
+        return pd.DataFrame({"class": best, "probabilities": probabilities}).join(
+            pd.DataFrame(told)[["entropy", "set"]]
         )
 
 

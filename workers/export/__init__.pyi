@@ -1,2 +1,1 @@
-from .forms import export_graphs as export_graphs, predict_program as predict_program
-from .graph import Combining as Combining
+from .graph import Combining as Combining, EnsembleGraph as EnsembleGraph, write_graphs as write_graphs

@@ -4,7 +4,6 @@ from .prediction import (
     predict_images as predict_images,
 )
 from .ten_crop import (
-    SCALES as SCALES,
     TrainedMember as TrainedMember,
     crop_offsets as crop_offsets,
     mean_over_crops as mean_over_crops,

@@ -24,7 +24,7 @@ from workers.settings import Crops, Keep, TrainingSettings
 
 # The shorter side of an image in sevenths of a window's: for windows of 224 pixels 224, 256, 288, 320 and 352, the last
 # four of which are Szegedy et al.'s (2014, §7), like the three places along the longer side.
-SCALES = (7, 8, 9, 10, 11)
+_SCALES = (7, 8, 9, 10, 11)
 
 
 def crop_offsets(margin: int) -> list[Offset]:
@@ -41,7 +41,7 @@ def windows_at_scales(image: np.ndarray, size: int) -> np.ndarray:
     """
     height, width = image.shape[:2]
     windows = []
-    for sevenths in SCALES:
+    for sevenths in _SCALES:
         scaled = resize.to_shape(image, stored_shape(width, height, round(size * sevenths / 7), Keep.whole))
         down, across = (side - size for side in scaled.shape[:2])
         for place in (1,) if height == width else (0, 1, 2):

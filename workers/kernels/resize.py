@@ -44,14 +44,6 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
     return scaled
 
 
-def matrix(side: int, size: int) -> np.ndarray:
-    """Returns [size, side] float64 that scales one axis: sums are exact, and `floor(x + 0.5)` is Pillow's level."""
-    table, dense = _table(side, size), np.zeros((size, side))
-    for row, first, count, weights in zip(dense, table.first, table.count, table.weights, strict=True):
-        row[first : first + count] = weights[:count] / (1 << _FRACTION_BITS)
-    return dense
-
-
 def by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
     """Does the same as `square` without the kernel."""
     scaled = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
