@@ -13,6 +13,10 @@ quickstart: $(VENV)/.installed ## install, then train the embedded seven-member 
 test: $(VENV)/.installed-test ## install if needed, then run the test suite in two processes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --maxfail 10
 
+.PHONY: test-slow
+test-slow: $(VENV)/.installed-test ## run the tests that take longer: launches on Ray, kills, many updates; six minutes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --maxfail 10 -m 'slow and not soak'
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/ruff format --check .

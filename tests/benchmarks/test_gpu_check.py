@@ -101,6 +101,7 @@ def test_input_is_the_cpu_s_and_one_that_is_off_by_more_than_a_rounding_is_told(
     assert wrong.lines[0].startswith("the net's images differ from the CPU's by up to ")
 
 
+@pytest.mark.slow
 def test_bits_are_equal_over_a_kill_and_a_resumed_stage_with_other_bits_is_told(target, monkeypatch):
     found = bits.resumed("fp32", target)
     assert found.ok, found.lines
@@ -134,6 +135,7 @@ def test_each_way_to_lose_bits_has_its_line(target, monkeypatch, hashes, begun, 
     assert (found.ok, found.lines) == (False, [line])
 
 
+@pytest.mark.slow
 def test_halves_are_close_to_the_grouped_net_and_one_that_is_not_is_told(target, monkeypatch):
     found = bits.halves(target)
     assert found.ok, found.lines
@@ -180,6 +182,7 @@ class _Readings:
             raise SystemExit
 
 
+@pytest.mark.slow
 def test_our_side_of_the_rates_reports_whole_turns_and_no_evaluation(target, monkeypatch):
     size = rates.QUICK
     store = rates.synthetic.store(target.scratch / "rates", 2 * rates._UPDATES * size.batch, 4, size.side)
@@ -309,6 +312,7 @@ def test_page_fits_and_lines_are_not_too_long():
     assert max(map(len, said)) <= 118
 
 
+@pytest.mark.slow
 def test_command_prints_a_page_writes_json_and_answers_by_its_exit_code(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
     words = ["--device", "cpu", "--quick", "--scratch", str(tmp_path), "--out", str(out)]

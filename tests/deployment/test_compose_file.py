@@ -154,6 +154,7 @@ def test_options_for_ray_exist(name):
     assert used and used <= known
 
 
+@pytest.mark.slow
 def test_options_for_mlflow_exist():
     from mlflow.cli import server
 

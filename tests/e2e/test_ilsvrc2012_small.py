@@ -122,6 +122,7 @@ def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(ru
     assert {label for line in submitted(paths) for label in line.split()} == {"1", "2", "3", "4"}
 
 
+@pytest.mark.slow
 def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs, photographs):
     paths = runs.launch(
         "article",
@@ -141,6 +142,7 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
     assert len(submitted(paths)) == 4 * HELD_OUT_IMAGES
 
 
+@pytest.mark.slow
 def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs):
     stages = "ensemble.members.transferred.stages"
     # A file does not say what normalised the pixels of its net, as a stage does.

@@ -18,7 +18,7 @@ from orchestrator.run.ledger import State, read_ledger
 from orchestrator.run.record import read_record
 from orchestrator.run.status_reader import read_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 MEMBERS = ("base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2")
 STAGES = {f"base{n}/train" for n in range(1, 6)} | {
     f"pretrained{n}/{s}" for n in (1, 2) for s in ("pretrain", "finetune")

@@ -43,6 +43,7 @@ def digests(run):
     return found | {str(path.relative_to(run)): atomic.sha256_of(path) for path in files}
 
 
+@pytest.mark.slow
 def test_longer_constant_schedule_continues_to_the_bits_of_as_many_epochs_from_the_start(launch, tmp_path, capsys):
     assert launch("run", "schedule=constant", "schedule.epochs=1") == 0
     before = digests(tmp_path / "run")

@@ -23,6 +23,7 @@ def septet(folder, redirected, *words, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"])
 def test_result_that_cannot_be_written_is_an_error(redirected, tmp_path):
     for words in (("--help",), ("doctor", "--help"), ("plan", "--json", *SMALL[1:2])):
@@ -31,6 +32,7 @@ def test_result_that_cannot_be_written_is_an_error(redirected, tmp_path):
         assert RESULT in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full", ">&- 2>&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"])
 def test_news_that_cannot_be_written_does_not_change_the_outcome(redirected, tmp_path):
     ended = septet(tmp_path, redirected, "prepare")
@@ -43,6 +45,7 @@ def test_error_that_cannot_be_told_keeps_its_code(redirected, tmp_path):
     assert septet(tmp_path, redirected, "status", "absent").returncode == 3
 
 
+@pytest.mark.slow
 def test_reader_that_ends_early_ends_a_result_and_not_a_launch(tmp_path):
     script = '; echo "${PIPESTATUS[0]}" >&2'
     given = child_environment() | {"HOME": str(tmp_path)}

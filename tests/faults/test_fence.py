@@ -123,6 +123,7 @@ def _both(spec, where, folder):
     return Both(second, result, ends[0], seen | _checkpoints(second.stage_dir))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [pytest.param(w, marks=pytest.mark.soak if "update" in w else ()) for w in CASES])
 def test_woken_worker_changes_nothing(spec, undisturbed, tmp_path, where):
     both = _both(spec, where, tmp_path)

@@ -82,6 +82,7 @@ def _replace_model(folder, data):
     (folder / "MANIFEST.json").write_bytes(checkpoint.sealed(manifest))
 
 
+@pytest.mark.slow
 def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place, tmp_path):
     marker, wanted, step = tmp_path / "marker", place.submission, place.newest.name
     payload = pickle.dumps(Touch(marker))

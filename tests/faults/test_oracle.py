@@ -61,6 +61,7 @@ def test_line_that_is_none_or_not_the_one_is_caught(err):
         expect_line(Ended(7, "", err), 7, "full")
 
 
+@pytest.mark.slow
 def test_weights_that_changed_under_their_done_json_are_caught(undisturbed):
     newest = max(undisturbed.paths.members.glob("plain/train/checkpoints/*/model.safetensors"))
     whole = newest.read_bytes()

@@ -40,6 +40,7 @@ def soak_only(*values):
     return pytest.param(*values, marks=pytest.mark.soak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "only", "times"), [*FAULTS, *(soak_only(*each) for each in MORE_FAULTS)])
 def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     server, proxy, tmp_path, impatient, fault, only, times
@@ -66,6 +67,7 @@ def test_creation_that_arrives_late_is_undone(server, proxy, tmp_path, impatient
     check_complete(server.client, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Fault.error, *map(soak_only, (Fault.hang, Fault.slow, Fault.drop_reply))])
 def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(server, proxy, tmp_path, impatient, fault, caplog):
     run = FakeRun(tmp_path, proxy.address)

@@ -36,6 +36,7 @@ def locked(database):
         holder.communicate()
 
 
+@pytest.mark.slow
 def test_database_locked_for_a_while_costs_no_point(server, tmp_path):
     from mlflow import MlflowClient
 

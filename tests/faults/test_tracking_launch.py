@@ -40,6 +40,7 @@ def launch_without(place, proxy):
         return place.launch_at(proxy.address)
 
 
+@pytest.mark.slow
 def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
     server, proxy, smallest, tmp_path, capsys, caplog
 ):
@@ -59,6 +60,7 @@ def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
     assert artefacts(place.paths) == artefacts(smallest.paths)
 
 
+@pytest.mark.slow
 def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(server, proxy, smallest, tmp_path, monkeypatch):
     place = Tracked(tmp_path / "run", smallest.shared)
     append = MetricsLog.append

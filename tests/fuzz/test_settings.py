@@ -93,6 +93,7 @@ def test_overrides_are_composed_or_refused_in_a_line(overrides):
         assert reopen(config.yaml) is not None
 
 
+@pytest.mark.slow
 @given(DOCUMENT)
 @fuzzed(60)
 def test_file_of_settings_is_composed_or_refused_in_a_line(own, document):
@@ -103,6 +104,7 @@ def test_file_of_settings_is_composed_or_refused_in_a_line(own, document):
         assert str(error).strip()
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 @example("0")
 @fuzzed(60)

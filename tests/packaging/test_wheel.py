@@ -63,6 +63,7 @@ def test_wheel_names_licence_and_console_script(wheel: Path) -> None:
     assert "Apache License" in text["licenses/LICENSE"]
 
 
+@pytest.mark.slow
 def test_installed_wheel_plans_from_another_folder(installed: Path, tmp_path: Path) -> None:
     # -P keeps the working directory off the path, -S would lose the dependencies: the wheel's copy must come first.
     environment = {**os.environ, "PYTHONPATH": str(installed)}

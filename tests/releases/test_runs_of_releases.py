@@ -43,6 +43,7 @@ def test_predict_gives_the_release_s_probabilities(place):
         assert [guess["probability"] for guess in one["top"]] == pytest.approx(probabilities, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_submit_and_report_make_the_same_files(place):
     submission, report = place / "run/submission/submission.csv", place / "run/report/scores.json"
     content, scores = submission.read_bytes(), json.loads(report.read_text())

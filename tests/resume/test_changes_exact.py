@@ -90,6 +90,7 @@ def state_after(spec: StageSpec, folder: Path, updates: int) -> Contents:
     return read_checkpoint(folder / "checkpoints" / f"step-{updates:08d}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.soak), 3])
 def test_changing_stage_stopped_often_is_the_same(

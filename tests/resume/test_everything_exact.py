@@ -70,6 +70,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, St
     return spec, run_stage(spec, never)
 
 
+@pytest.mark.slow
 def test_stage_with_everything_on_resumes_at_ten_updates_with_the_same_bits(
     undisturbed: tuple[StageSpec, StageResult], tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_stage_with_everything_on_resumes_at_ten_updates_with_the_same_bits(
     assert course(tmp_path) == course(spec.stage_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prefix", "forge", "same"),
     [("", np.copy, True), ("average/", np.zeros_like, False), ("step/", np.zeros_like, False)],

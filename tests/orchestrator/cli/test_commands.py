@@ -68,6 +68,7 @@ def test_plan_and_launch_refuse_alike_before_anything_is_made(words, said, work,
     assert [path.name for path in work.rglob("*")] == ["work"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resource", ["cpus", "gpus"])
 def test_plan_for_more_than_this_machine_has_says_so_and_gives_no_time(resource, work, capsys):
     assert main(["plan", "--json", "ensemble=five", f"cluster.{resource}_per_member=9999"]) == 0
@@ -124,6 +125,7 @@ def test_submit_fits_by_another_metric(finished, capsys):
     assert "images of dev by brier" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_submit_in_another_format_keeps_the_template_of_the_launch(finished, capsys):
     assert main(["submit", "run", "submission=probabilities"]) == 0
     header, *lines = (finished.submission / "submission.csv").read_text().splitlines()

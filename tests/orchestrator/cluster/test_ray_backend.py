@@ -131,6 +131,7 @@ def _next(cluster):
     raise TimeoutError
 
 
+@pytest.mark.slow
 def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path):
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     with open_cluster(ClusterConfig()) as opened:
@@ -187,6 +188,7 @@ def _cluster():
     return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.slow
 def test_driver_killed_outright_leaves_no_process_and_no_folder():
     with _cluster() as driver:
         assert driver.stdout is not None and driver.stdout.readline()
@@ -240,6 +242,7 @@ def cluster_elsewhere():
         process.communicate("")
 
 
+@pytest.mark.slow
 def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere, tmp_path):
     photos = write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(120)])
     # Large enough for several shards.

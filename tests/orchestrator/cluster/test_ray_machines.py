@@ -51,6 +51,7 @@ def needs(tmp_path):
     return Needs(code_digest(), tmp_path)
 
 
+@pytest.mark.slow
 def test_node_says_what_it_has_and_runs_what_it_is_given(node, needs, caplog):
     nodes = RayNodes(ClusterConfig(ADDRESS), needs)
     (machine,) = nodes.machines
@@ -86,6 +87,7 @@ def test_plan_does_without_nodes_where_none_has_room_yet_and_a_launch_does_not(n
         RayNodes(asked, needs)
 
 
+@pytest.mark.slow
 def test_rates_are_measured_by_a_task_on_the_node(node, needs):
     config = compose(SMALL)
     stage = make_plan(config, survey_all(config)).stages[0]
@@ -95,6 +97,7 @@ def test_rates_are_measured_by_a_task_on_the_node(node, needs):
     assert list(found) == [given] and found[given] > 0
 
 
+@pytest.mark.slow
 def test_seven_members_of_sixteen_cpus_take_all_but_two_and_the_memory_that_they_are_estimated_to_need(
     node, monkeypatch
 ):

@@ -41,6 +41,7 @@ def needs(tmp_path):
     return Needs(code_digest(), tmp_path)
 
 
+@pytest.mark.slow
 def test_node_that_fits_is_used_and_leaves_no_file(node, needs, tmp_path, caplog):
     preflight = Preflight(needs)
     # The driver's machine, which may not train, has another CPU: nodes that are alike are not remarked on.

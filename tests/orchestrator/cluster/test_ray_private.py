@@ -76,6 +76,7 @@ def in_worker(worker):
     return lambda function: ray.get(worker.call.remote(function))
 
 
+@pytest.mark.slow
 def test_draining_nodes_are_listed(started):
     # A node that does drain is in tests/faults/test_matrix_events.py: this Ray has one node, which would end.
     with private("ray._private.state.state.get_draining_nodes", "ray_nodes.leaving_nodes"):

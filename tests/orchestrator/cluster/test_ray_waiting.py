@@ -27,6 +27,7 @@ def _started(tmp_path_factory):
             yield
 
 
+@pytest.mark.slow
 def test_node_that_is_large_enough_is_not_waited_for(caplog):
     await_room(1, 0, 0.0)
     assert caplog.text == ""

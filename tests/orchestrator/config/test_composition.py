@@ -39,6 +39,7 @@ def test_compose_every_experiment_with_five_members(experiment):
     assert (config.experiment, list(config.members)) == (experiment, SEVEN[:5])
 
 
+@pytest.mark.slow
 def test_compose_every_option_of_every_group():
     options = {group: names for group, names in OPTIONS.items() if group not in ("experiment", "dataset", "ensemble")}
     for index in range(max(len(names) for names in options.values())):

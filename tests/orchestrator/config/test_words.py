@@ -76,6 +76,7 @@ def test_word_of_another_program_leads_to_what_does_it_here(override, advice):
     assert line.startswith(f"{override}: {said}") and line.endswith(f"; give {advice}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advice", sorted({advice for _, advice in GIVEN}))
 def test_what_those_lines_say_to_type_composes(advice):
     compose(shlex.split(advice))

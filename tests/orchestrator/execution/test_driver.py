@@ -33,6 +33,7 @@ def test_driver_undisturbed_trains_every_stage_once_after_its_ancestor_and_predi
     assert seven.fakes.crops == dict.fromkeys(seven.plan.members, Crops.centre)
 
 
+@pytest.mark.slow
 def test_driver_starts_the_longest_chain_first_and_keeps_a_members_actor_over_its_stages(seven):
     assert seven.launch()
     assert set(seven.cluster.acquired[:2]) == {"wide0", "wide1"}

@@ -103,6 +103,7 @@ def test_calibrate_few_rows_end_in_a_calibration(kind, num_rows):
     assert (found.sets.sizes(members[0]) == 6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Calibrator.none, Calibrator.temperature])
 @pytest.mark.parametrize("sets", SetScore)
 @pytest.mark.parametrize("coverage", [0.8, 0.95])

@@ -16,6 +16,7 @@ def test_wilson_covers_the_error_in_95_of_100_draws(error):
     assert 0.93 <= np.mean([one.low <= error <= one.high for one in found]) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0.05, 0.2, 0.5])
 def test_mean_interval_covers_a_difference_in_95_of_100_draws(error):
     """The first of two answers errs on `error` of the images; the second errs on 0.03 fewer, and not on the same."""

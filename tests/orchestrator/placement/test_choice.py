@@ -172,6 +172,7 @@ def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, mo
     assert {one.precision for one in calls[1]} == {"fp32"}
 
 
+@pytest.mark.slow
 def test_measure_times_real_processes_side_by_side():
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
     told: list[str] = []
@@ -294,6 +295,7 @@ def test_place_never_chooses_tf32_by_itself_nor_compiles_on_cpus(a_gpu):
     assert place(config, plan, _note, Measuring.where_it_pays).numerics.compile == "off"
 
 
+@pytest.mark.slow
 def test_measured_modes_are_those_whose_process_answers(monkeypatch):
     monkeypatch.setattr(measuring, "COMPILE_MODES", ("off",))
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")

@@ -36,6 +36,7 @@ def _open(folder, start, outcome):
     outcome.put(store.ids["experiment_id"])
 
 
+@pytest.mark.slow
 def test_first_launches_at_once_in_a_folder_of_any_name_share_one_whole_database(tmp_path):
     folder = tmp_path / "a?b%20 c"
     folder.mkdir()

@@ -207,6 +207,7 @@ def test_new_run_where_nobody_listens_is_refused(closed_port):
     assert f"127.0.0.1:{closed_port}" in said and "secret" not in said and "\n" not in said
 
 
+@pytest.mark.slow
 def test_new_run_on_a_silent_host_is_refused():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

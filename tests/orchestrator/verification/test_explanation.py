@@ -47,6 +47,7 @@ def told(paths, image_id, capsys, *flags):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(CombineMethod))
 def test_explain_contributions_of_every_class_add_up_to_the_line(committed, method, capsys):
     paths = committed(method, SubmissionFormat.probabilities)

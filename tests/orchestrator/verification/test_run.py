@@ -52,6 +52,7 @@ def test_verify_of_what_was_committed_finds_it_the_same_byte_for_byte(run, metho
     assert all(words in said for words in ("all as committed", "same byte for byte", digest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.stacked])
 @pytest.mark.parametrize("calibration", [one for one in Calibrator if one is not Calibrator.none])
 def test_verify_fits_a_calibration_again(run, method, calibration, capsys):

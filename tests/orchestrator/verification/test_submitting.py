@@ -44,6 +44,7 @@ def kill_at(step, book, monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["manifest", "announce", "place"])
 def test_writer_of_a_submission_killed_at_any_point_is_no_forger(run, step, monkeypatch, capsys):
     other = CombineConfig(CombineMethod.geometric)

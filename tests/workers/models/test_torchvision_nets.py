@@ -79,6 +79,7 @@ def test_fresh_weights_are_torchvisions_own_by_seed_and_draw_nothing_from_the_gl
     assert not torch.equal(net.get_parameter("conv1.weight"), expected["conv1.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NETS)
 def test_update_moves_every_weight_that_the_loss_depends_on(name, precision):

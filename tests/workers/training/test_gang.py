@@ -111,11 +111,13 @@ def test_weights_and_metrics_of_a_net_with_dropout_do_not_depend_on_the_width(sp
     assert differing(spec, (1, 2, 4), numerics=Numerics(precision=precision)) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_and_metrics_of_a_net_with_norms_do_not_depend_on_the_width(spec, own_net, precision):
     assert differing(spec, (1, 3, 4), numerics=Numerics(precision=precision), model=own_net()) == (1, 1)
 
 
+@pytest.mark.slow
 def test_plain_all_reduce_gives_other_weights(spec, monkeypatch):
     """The negative control: what the order of the sums is for."""
 
@@ -133,6 +135,7 @@ def test_plain_all_reduce_gives_other_weights(spec, monkeypatch):
     assert sha256(run_gang(of(spec, "all-reduced"), 4)) != wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -185,6 +185,7 @@ def test_skipped_updates_are_counted_and_left_out_of_the_readings(spec):
     assert 0 < contents(spec).state["train"]["loss_scale"]["scale"] < 2.0**22
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scaler")
 @pytest.mark.parametrize("updates", [1, 2, 5, 7, 11])
 def test_stage_resumes_to_the_same_bits_with_its_scale(spec, tmp_path, updates):

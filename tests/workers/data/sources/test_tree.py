@@ -50,6 +50,7 @@ def tree(request, tmp_path):
     return tree_at(url)
 
 
+@pytest.mark.slow
 def test_every_kind_of_tree_answers_alike(tree):
     assert [(each.name, each.path, each.is_folder) for each in tree.entries("")] == [
         ("a", "a", True),
@@ -115,6 +116,7 @@ def test_version_and_key_change_with_the_content_alone(to_s3, small_folder, tmp_
     assert tree.entries("")[0].version != before[0].version
 
 
+@pytest.mark.slow
 def test_dead_store_is_told_without_secrets(to_s3, small_folder, monkeypatch):
     settings = DatasetSettings(root=to_s3(small_folder, "g"), size=8)
     listing = open_listing(settings)
