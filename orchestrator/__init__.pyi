@@ -1,4 +1,5 @@
 from .config import Config as Config, compose as compose
+from .finished import FinishedRun as FinishedRun, load as load
 from .launching import launch as launch
 from .plan import Plan as Plan, make_plan as make_plan
 from .prediction import predict as predict

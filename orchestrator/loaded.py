@@ -44,15 +44,11 @@ class Prediction:
     mutual_information: float
     set: tuple[str, ...] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the prediction as `septet predict --json` prints it."""
-        return {
-            "path": self.path,
-            "top": [{"class": guess.name, "probability": guess.probability} for guess in self.top],
-            "entropy": self.entropy,
-            "mutual_information": self.mutual_information,
-            "set": self.set,
-        }
+    def to_json(self, most: int | None = None) -> dict[str, Any]:
+        """Returns the prediction, as `septet predict --json` prints it, with at most so many classes."""
+        top = [{"class": guess.name, "probability": guess.probability} for guess in self.top[:most]]
+        doubts = {"entropy": self.entropy, "mutual_information": self.mutual_information, "set": self.set}
+        return {"path": self.path, "top": top, **doubts}
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,8 @@ class LoadedEnsemble:
     def open(cls, paths: RunPaths, member: str | None = None, *, trust_code: bool = False) -> "LoadedEnsemble":
         """Opens a finished run.
 
-        Args:
-            paths: the run directory.
-            member: predicts alone, without a submission's calibration or prediction sets; by default all do.
-            trust_code: runs the code of nets that the run keeps.
+        With `member`, that one predicts alone, without a submission's calibration or prediction sets.
+        `trust_code` runs the code of nets that the run keeps.
 
         Raises:
             ConfigError: the run's nets need code that is not trusted, or it has no such member with a net.
@@ -104,18 +98,14 @@ class LoadedEnsemble:
         """The shorter side of a decoded image in pixels."""
         return self.store.size
 
-    def read(self, given: Given, name: str = "") -> np.ndarray:
-        """Decodes an image as the run's were: [height, width, 3] uint8.
-
-        A picture or an array was decoded by other means, so a JPEG's pixels may differ a little from its file's.
+    def read(self, given: Given, name: str = "image") -> np.ndarray:
+        """Decodes an image as the run's were, [height, width, 3] uint8; of a picture or an array, others decoded it.
 
         Raises:
             DataError: it cannot be read as an image; the message begins with its path or `name`.
         """
         try:
             if isinstance(given, np.ndarray):
-                if given.dtype != np.uint8:
-                    raise BadImage(f"an array of {given.dtype}; give uint8")
                 given = Image.fromarray(given)
             if isinstance(given, Image.Image):
                 shown = ImageOps.exif_transpose(given) if self.rules.exif is Exif.apply else given
@@ -125,16 +115,10 @@ class LoadedEnsemble:
                 given = read_content(Path(given))
             return decode(given, self.size, rules=self.rules).pixels
         except BadImage as bad:
-            place = name or "image"
-            raise DataError(f"{place}: cannot be read as an image ({bad}); replace it or leave it out") from bad
+            raise DataError(f"{name}: cannot be read as an image ({bad}); replace it or leave it out") from bad
 
     def predict(self, images: Sequence[np.ndarray], progress: Callable[[str], None] = lambda _: None) -> Combined:
-        """Predicts what `read` returned; a slice of the result is computed when it is taken, float32 (rows, classes).
-
-        Args:
-            images: at least one.
-            progress: called with a line for each member.
-        """
+        """Predicts at least one image, as `read` returns it; a slice of the result is float32 (rows, classes)."""
         from workers.inference import predict_images
 
         found = []
@@ -155,18 +139,8 @@ class LoadedEnsemble:
             found.append(Prediction(name, guesses, doubt.entropy, doubt.mutual_information, kept))
         return tuple(found)
 
-    def load(self) -> None:
-        """Loads all nets now, in the thread that will predict.
-
-        Raises:
-            CheckFailed: weights are not those that DONE.json names.
-            StorageError: a checkpoint cannot be read.
-        """
-        for member in self.members:
-            self.net(member)
-
     def net(self, member: str) -> "TrainedMember":
-        """Returns a member's net, which is loaded once; raises as `load`."""
+        """Returns a member's net, which is loaded once; raises as `load_member`."""
         from workers.inference import load_member
 
         if member not in self._nets:

@@ -80,6 +80,19 @@ def export(request: Request, streams: Streams) -> int:
 
 
 @verb(
+    "answer images over HTTP with the finished ensemble, until Ctrl-C or SIGTERM",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80",
+    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.TRUST_CODE],
+)
+def serve(request: Request, streams: Streams) -> int:
+    from orchestrator.serving import serve
+
+    serve(request.paths, streams.out, request.host, request.port, trust_code=request.trust_code)
+    return _OK
+
+
+@verb(
     "show where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
     "runs/digits-1a2b3c4d 0007.png",
     "runs/digits-1a2b3c4d 0007.png --top 3 --json",

@@ -60,12 +60,13 @@ def write_noise(root):
     return root
 
 
-def finished_run(images, tmp_path_factory, keep, crops):
+def finished_run(images, tmp_path_factory, keep, crops, members=MEMBERS, recipe=SETTINGS, size=18):
+    """Trains `members` on a folder of two classes, in this process, and combines them geometrically."""
     paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
-    settings = DatasetSettings(source=Source.folder, root=str(images), size=18, keep=keep)
+    settings = DatasetSettings(source=Source.folder, root=str(images), size=size, keep=keep)
     store = open_store(prepare(settings, tmp_path_factory.mktemp("store")))
     stages = tuple(
-        make_stage(f"{member}/train", images=30, num_classes=2, seed=ord(member), **SETTINGS) for member in MEMBERS
+        make_stage(f"{member}/train", images=30, num_classes=2, seed=ord(member), **recipe) for member in members
     )
     plan = make_plan(*stages, classes=store.classes)
     export(store, paths.data)

@@ -15,12 +15,12 @@ from noise_run import finished_run, write_noise
 from PIL import Image
 from whole_run import build_run
 
-from orchestrator import exporting
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combination, Stacking, combine_block
 from orchestrator.combine.calibration import Calibration, corrected
 from orchestrator.config.schema import Calibrator, CombineMethod
-from orchestrator.exporting import export, parse_forms
+from orchestrator.exporting import folder as exporting
+from orchestrator.exporting.folder import export, parse_forms
 from orchestrator.loaded import LoadedEnsemble
 from workers.data.decoding import Rules
 from workers.errors import ConfigError, MemberFailed
@@ -84,6 +84,7 @@ def _odd_images():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", list(Keep))
 @pytest.mark.parametrize("exif", list(Exif))
 def test_standalone_decodes_odd_images_to_the_same_pixels(run, ensembles, monkeypatch, keep, exif):
@@ -98,6 +99,7 @@ def test_standalone_decodes_odd_images_to_the_same_pixels(run, ensembles, monkey
         assert np.array_equal(ensemble.decode(content), square), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_exported_graph_predicts_what_the_run_does(run, ensembles, engine):
     opened, ensemble = LoadedEnsemble.open(run), ensembles[engine]
@@ -107,6 +109,7 @@ def test_exported_graph_predicts_what_the_run_does(run, ensembles, engine):
         np.testing.assert_allclose(ensemble.predict(squares), wanted, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_exported_program_without_septet_says_what_predict_says(run, images, folder, capsys):
     files = sorted(str(file) for file in (images / "test").iterdir())
     hidden = "import sys; sys.modules.update(dict.fromkeys(('orchestrator', 'workers', 'mlflow', 'torch')))"
@@ -129,6 +132,7 @@ def test_exported_program_without_septet_says_what_predict_says(run, images, fol
         assert mine["entropy"] == pytest.approx(wanted["entropy"], abs=2e-6)
 
 
+@pytest.mark.slow
 def test_mlflow_model_loads_no_pickle_and_answers_images_alone(run, images, folder, monkeypatch):
     import pandas as pd
     from mlflow import pyfunc
@@ -146,6 +150,7 @@ def test_mlflow_model_loads_no_pickle_and_answers_images_alone(run, images, fold
         model.predict(pd.DataFrame({"image": [str(files[0])]}))
 
 
+@pytest.mark.slow
 def test_folder_holds_weights_and_a_card(run, folder):
     from safetensors.numpy import load_file
 

@@ -1,4 +1,4 @@
-"""Exports trained members, combined, as graphs that need no Septet, and the program that feeds them image files."""
+"""Exports trained members, combined, as graphs that need no Septet. It has the program that feeds them files."""
 
 from workers.faces import face
 

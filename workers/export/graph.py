@@ -1,7 +1,6 @@
 """The ensemble as one graph, from uint8 squares to combined probabilities: written by torch.export, and as ONNX."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from workers.errors import ConfigError
 from workers.export.standalone import ONNX, PROGRAM
 from workers.inference import TrainedMember, crop_offsets
 from workers.settings import Crops
+from workers.storage import write_text
 
 # Above these bytes weights lie beside the ONNX graph: one protobuf message holds 2 GiB at most.
 _MOST_INSIDE = 1 << 30
@@ -112,4 +112,4 @@ def write_graphs(graph: EnsembleGraph, side: int, forms: Collection[str], to: Pa
             written = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False, **names)
             large = sum(each.nbytes for each in graph.state_dict().values()) > _MOST_INSIDE
             written.save(str(to / ONNX), external_data=large)  # type: ignore[union-attr]
-    shutil.copyfile(Path(__file__).with_name("standalone.py"), to / "predict.py")
+    write_text(to / "predict.py", Path(__file__).with_name("standalone.py").read_text(encoding="utf-8"))

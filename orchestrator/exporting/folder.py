@@ -1,4 +1,4 @@
-"""Exports the ensemble of a finished run as one folder that needs no Septet (`septet export`)."""
+"""Gathers what `septet export` writes of a finished run, and refuses what no graph can hold."""
 
 import io
 import shutil
@@ -117,7 +117,7 @@ def _card(opened: LoadedEnsemble, about: dict[str, Any], forms: Collection[str])
     path = opened.paths.report_scores
     scores = parse_json(path.read_bytes()) if path.exists() else None
     # Markdown, not HTML.
-    made = Environment(loader=PackageLoader("orchestrator", "."), trim_blocks=True, autoescape=False)
+    made = Environment(loader=PackageLoader("orchestrator.exporting", "."), trim_blocks=True, autoescape=False)
     given = {"opened": opened, "about": about, "forms": forms, "scores": scores, "combination": opened.combination}
     return made.get_template("model_card.md.j2").render(given)
 

@@ -1,0 +1,220 @@
+"""`septet serve` as a process, with real JPEGs: 1,000 answers, hostile clients, memory, and its end."""
+
+import http.client
+import io
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from noise_run import finished_run
+from PIL import Image
+
+from orchestrator.prediction import predict
+from workers.settings.dataset import Keep
+from workers.settings.model import ModelSettings
+from workers.settings.training import Crops, OptimizerSettings, ScheduleSettings
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+MEMBERS = ("f", "b", "g", "a", "c", "e", "d")
+SETTINGS = {
+    "model": ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=1, conv1_padding=2, fc_units=64),
+    "optimizer": OptimizerSettings(lr=0.02, batch_size=32),
+    "schedule": ScheduleSettings(epochs=1),
+}
+JPEG = {"content-type": "image/jpeg"}
+GIB = 1 << 30
+# Of what a server has after 1,000 requests: two decoders' images of 50 million pixels, and the bodies that are held.
+MOST_MORE = 1.3 * GIB
+
+
+@pytest.fixture(scope="module")
+def photos(real_images, real_photographs, tmp_path_factory):
+    """Two classes of forty for training, and 1,000 JPEGs to predict, 200 of them photographs at full size."""
+    everything, root = real_images, tmp_path_factory.mktemp("photos")
+    names = sorted(path.name for path in (everything / "train").iterdir())[:2]
+    for name in names:
+        (root / "train" / name).mkdir(parents=True)
+        for file in sorted((everything / "train" / name).iterdir())[:40]:
+            (root / "train" / name / file.name).symlink_to(file)
+    files = [*sorted((everything / "test").iterdir())[:800], *sorted(real_photographs.iterdir())[:200]]
+    (root / "test").mkdir()
+    for file in files[:5]:
+        (root / "test" / file.name).symlink_to(file)
+    return root, files
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    return finished_run(photos[0], tmp_path_factory, Keep.centre, Crops.ten, MEMBERS, SETTINGS, size=64)
+
+
+@contextmanager
+def served(run, *flags):
+    """The port and process of `septet serve`."""
+    words = [sys.executable, "-m", "septet", "serve", str(run.root), "--port", "0", *flags]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("serving http://127.0.0.1:"), process.stderr.read()
+            yield int(line.rsplit(":", 1)[1]), psutil.Process(process.pid), process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    with served(run) as found:
+        yield found
+
+
+def ask(port, body, headers=JPEG, timeout=120):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("POST", "/predict?top=2", body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def answers(port, files, at_once=8):
+    """What the server says of each file, asked `at_once` at a time over connections that stay open."""
+    waiting, found = queue.SimpleQueue(), {}
+    for file in files:
+        waiting.put(file)
+
+    def client():
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        with suppress(queue.Empty):
+            while True:
+                file = waiting.get_nowait()
+                connection.request("POST", "/predict?top=2", file.read_bytes(), JPEG)
+                answer = connection.getresponse()
+                text = answer.read()
+                assert answer.status == 200, text
+                (one,) = json.loads(text)["predictions"]
+                found[file] = {each["class"]: each["probability"] for each in one["top"]}
+        connection.close()
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for job in [pool.submit(client) for _ in range(at_once)]:
+            job.result()
+    return found
+
+
+def test_a_thousand_jpegs_eight_at_a_time_are_answered_as_septet_predict_answers(run, photos, server):
+    wanted = predict(run, photos[1], top=2, progress=lambda line: None)
+    begun = time.monotonic()
+    found = answers(server[0], photos[1])
+    print(f"{len(found) / (time.monotonic() - begun):.1f} images/s, RSS {server[1].memory_info().rss / GIB:.2f} GiB")
+    worst = max(abs(found[Path(one.path)][guess.name] - guess.probability) for one in wanted for guess in one.top)
+    print(f"largest difference {worst:.1e}")
+    assert len(found) == 1000 and worst <= 1e-6
+
+
+def bomb():
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def endless(port, num_bytes, *, chunked):
+    """Sends a body as fast as the server takes it, as far as it takes it; returns the status."""
+    head = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % num_bytes
+    piece = bytes(1 << 20)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
+        peer.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n" + head + b"\r\n\r\n")
+        with suppress(OSError):
+            for _ in range(num_bytes // len(piece)):
+                peer.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        with suppress(OSError):
+            return int(peer.recv(100).split()[1])
+    return 0
+
+
+def test_hostile_requests_are_refused_and_memory_stays_bounded(run, photos, server):
+    port, process, _ = server
+    answers(port, photos[1][:200])
+    before, peak, over = process.memory_info().rss, [0], threading.Event()
+
+    def watch():
+        while not over.wait(0.02):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    content = photos[1][0].read_bytes()
+    try:
+        large = bomb()
+        with ThreadPoolExecutor(8) as pool:
+            assert {job.result()[0] for job in [pool.submit(ask, port, large) for _ in range(16)]} == {422}
+        assert ask(port, b"no image")[0] == 422
+        assert ask(port, b'{"images": ["/etc/passwd"]}', {"content-type": "application/json"})[0] == 400
+        assert endless(port, GIB, chunked=False) == 413
+        # The server may close before all is sent, and then its answer may be lost.
+        assert endless(port, GIB, chunked=True) in (413, 0)
+        with ThreadPoolExecutor(200) as pool:
+            many = [job.result()[0] for job in [pool.submit(ask, port, content) for _ in range(1000)]]
+        print({status: many.count(status) for status in set(many)})
+        assert set(many) <= {200, 503} and many.count(200) >= 200
+        # As long as the largest that is taken: 32 at once hold more than there is room for.
+        with ThreadPoolExecutor(32) as pool:
+            assert {job.result()[0] for job in [pool.submit(ask, port, bytes(16 << 20)) for _ in range(32)]} <= {
+                422,
+                503,
+            }
+    finally:
+        over.set()
+        watcher.join()
+    print(f"RSS {before / GIB:.2f} GiB before, {peak[0] / GIB:.2f} GiB at most")
+    assert peak[0] - before < MOST_MORE
+    assert ask(port, content)[0] == 200
+
+
+def test_a_slow_sender_is_cut_off_and_one_without_a_header_too(server):
+    begun = time.monotonic()
+    with (
+        socket.create_connection(("127.0.0.1", server[0])) as slow,
+        socket.create_connection(("127.0.0.1", server[0])) as headless,
+    ):
+        slow.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: 9999\r\n\r\n")
+        slow.settimeout(1)
+        status = b""
+        while not status and time.monotonic() - begun < 60:
+            slow.sendall(b"x")
+            headless.sendall(b"x") if time.monotonic() - begun < 5 else None
+            with suppress(TimeoutError):
+                status = slow.recv(100)
+        assert status.split()[1] == b"408"
+        headless.settimeout(30)
+        assert headless.recv(100) == b""
+    assert 29 < time.monotonic() - begun < 60
+
+
+def test_sigterm_answers_what_has_begun_and_ends_with_143(run, photos):
+    with served(run) as (port, _, process), ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(ask, port, photos[1][0].read_bytes()) for _ in range(8)]
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM)
+        assert {job.result()[0] for job in jobs if not job.exception()} == {200}
+        assert process.wait(60) == 143
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_port_that_is_taken_is_refused_at_once(run, server):
+    words = [sys.executable, "-m", "septet", "serve", str(run.root), "--port", str(server[0])]
+    refused = subprocess.run(words, capture_output=True, text=True)
+    assert refused.returncode == 2 and "give another, or --port 0" in refused.stderr
