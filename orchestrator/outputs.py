@@ -28,7 +28,7 @@ from orchestrator.config import (
 )
 from orchestrator.opened import Opened, find_issues, open_members, score_splits, value_members
 from orchestrator.plan import Plan
-from orchestrator.report import Caveats, Evidence, drop_note, metric_told, table_text, write_report, write_review
+from orchestrator.report import Caveats, Evidence, Fact, drop_note, metric_told, table_text, write_report, write_review
 from orchestrator.run import (
     Book,
     RunPaths,
@@ -41,6 +41,7 @@ from orchestrator.run import (
     read_run_data,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
+from orchestrator.text import counted
 from workers.errors import DataError
 from workers.settings import OUT_OF_FOLD
 from workers.storage import parse_json
@@ -182,7 +183,13 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     notes = (missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold, said)
     caveats = Caveats(at_chance, cuts_saw_val, *notes)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth, review))
+    rows = {split: opened.rows(split) for split in opened.members}
+    combined = {split: whole for split in opened.members if (whole := opened.combined(split)) is not None}
+    if sent := find_manifest(paths):
+        about = f"{sent.format} of {counted(sent.num_rows, f'{sent.split} image')}, sha256 {sent.sha256[:12]}"
+    submitted = Fact("submitted", sent.file, about) if sent else None
+    made_from = (paths, plan, record, opened.data, scores, predictions, rows, combined, caveats, worth, review)
+    files = write_report(Evidence(*made_from, submitted))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     used = opened.combination

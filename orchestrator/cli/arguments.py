@@ -47,6 +47,7 @@ ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have 
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
+OPEN = _flag("--open", "open the page in the browser")
 OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 OUT_FOLDER = _argument("--out", type=Path, metavar="FOLDER", help="the folder to write; it must not exist")
 TO = _argument("--to", default="", metavar="FORMS", help="pyfunc,torch,onnx,safetensors (default: all)")

@@ -47,6 +47,7 @@ class Request:
     shell: str = ""
     member: str | None = None
     to: str = ""
+    open: bool = False
 
     @property
     def paths(self) -> "RunPaths":

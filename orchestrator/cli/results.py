@@ -4,6 +4,7 @@ Imports are inside the verbs, as in `commands`.
 """
 
 import re
+import webbrowser
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import arguments as args
@@ -122,7 +123,13 @@ def verify(request: Request, streams: Streams) -> int:
     return _OK
 
 
-@verb("rebuild the report from the run's files", "runs/digits-1a2b3c4d", takes=[args.RUN_DIR], news=True)
+@verb(
+    "rebuild the report from the run's files",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --open",
+    takes=[args.RUN_DIR, args.OPEN],
+    news=True,
+)
 def report(request: Request, streams: Streams) -> int:
     from orchestrator.outputs import rebuild_report
     from orchestrator.run import lock
@@ -131,6 +138,8 @@ def report(request: Request, streams: Streams) -> int:
     with lock(request.paths):
         results = rebuild_report(request.paths, planned, config.combine, config.metric)
     streams.results(outcome_lines(results))
+    if request.open and not webbrowser.open(request.paths.report_page.absolute().as_uri()):
+        streams.progress("no browser was found here; open the report's page in one")
     return _OK
 
 

@@ -1,4 +1,6 @@
+from .evidence import Evidence as Evidence
 from .review import review_json as review_json, write_review as write_review
+from .sections import Fact as Fact
 from .table import (
     Caveats as Caveats,
     SplitScores as SplitScores,
@@ -7,4 +9,4 @@ from .table import (
     table_text as table_text,
 )
 from .worth import Valued as Valued, drop_note as drop_note, metric_told as metric_told, worth_json as worth_json
-from .write import Evidence as Evidence, write_report as write_report
+from .write import write_report as write_report

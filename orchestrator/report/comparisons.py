@@ -29,6 +29,30 @@ class Compared:
     p_above: float | None = None
 
 
+@dataclass(frozen=True)
+class Gain:
+    """How much the ensemble's top-1 error differs from members', in [−1, 1] with 95 % intervals, paired over images.
+
+    `best` names the member with the fewest errors on these images, and `p_best` is McNemar's. `than_mean` compares with
+    the mean of members' errors.
+    """
+
+    best: str
+    than_best: Interval
+    p_best: float
+    than_mean: Interval
+
+
+def gain(ensemble: Wrong, members: Mapping[str, Wrong]) -> Gain:
+    """Compares the answers of `ensemble` with those of each of `members`."""
+    best = min(members, key=lambda name: members[name].sum())
+    _, of_best = compare([members[best], ensemble])
+    assert of_best.than_first is not None and of_best.p_above is not None, "one answer an image"
+    return Gain(
+        best, of_best.than_first, of_best.p_above, mean_interval(ensemble - np.mean([*members.values()], axis=0))
+    )
+
+
 def error_interval(wrong: Wrong) -> Interval:
     """Returns Wilson's interval of the error, or of a mean of members the bootstrap's."""
     return wilson(int(wrong.sum()), len(wrong)) if _is_one_answer(wrong) else mean_interval(wrong)

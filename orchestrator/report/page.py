@@ -1,66 +1,22 @@
-"""Renders report/index.html, one self-contained page, from values and page.html.j2. Pure."""
+"""Renders report/index.html, one self-contained page, from sections and page.html.j2. Pure."""
 
-import base64
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.report.figures import PALETTE, Drawing
+from orchestrator.report.figures import PALETTE
 from orchestrator.report.sections import Section
-from orchestrator.report.table import (
-    AT_CHANCE_MARK,
-    HEADER,
-    Caveats,
-    SplitScores,
-    percent,
-    table_lines,
-    table_notes,
-    table_title,
-)
-from orchestrator.report.worth import TITLE, Valued, worth_notes, worth_tables
-from orchestrator.text import counted
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A contact sheet: a PNG, transparent between its pictures. `caption` is also the alternative text."""
-
-    name: str
-    png: bytes
-    caption: str
-
-
-@dataclass(frozen=True)
-class MemberEntry:
-    """One member on the page; `stages` like `pretrain → finetune`, `kernels` a PNG or None."""
-
-    name: str
-    pretrained: bool
-    stages: str
-    checkpoint: str
-    checkpoint_sha256: str
-    kernels: bytes | None
 
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page. The first of `scores`, if any, is the main split; a repetition needs `facts`.
-
-    `review` is a line on labels to review, if there is a page of them."""
+    """The content of the page, in its order; `under` stands below the title."""
 
     title: str
-    scores: tuple[SplitScores, ...]
-    caveats: Caveats
-    members: tuple[MemberEntry, ...]
-    drawings: Mapping[str, Drawing]
-    sheets: tuple[Sheet, ...]
-    command: str
-    facts: Mapping[str, str]
-    worth: Valued | None = None
-    review: str = ""
-    sections: tuple[Section, ...] = ()
+    under: str
+    sections: tuple[Section, ...]
 
 
 def environment() -> Environment:
@@ -78,32 +34,17 @@ def environment() -> Environment:
 
 def render(page: Page) -> str:
     """Renders the page as HTML and escapes every name."""
-    templates = environment()
-    templates.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    template = templates.get_template("page.html.j2")
-    main = page.scores[0] if page.scores else None
-    return template.render(
-        page=page,
-        main=main,
-        mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(main.members) if main else None,
-        notes=() if main else table_notes(page.caveats, None),
-        header=HEADER,
-        tables=[_table(scores, page.caveats) for scores in page.scores],
-        worth=page.worth and (TITLE, worth_tables(page.worth), worth_notes(page.worth)),
-        mark=AT_CHANCE_MARK,
-        percent=percent,
-        counted=counted,
-    )
+    return environment().get_template("page.html.j2").render(page=page, halves=_halves(page.sections))
 
 
-def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
-    """Returns one table's text; `best` are the indices of the lines with the lowest top-1 error."""
-    lines = table_lines(scores, caveats)
-    averages = [one.score for one in scores.rows] + [scores.ensemble] * bool(scores.combined_as)
-    errors = [one.top1_error for one in (*averages, *(student.score for student in scores.students.values()))]
-    return {
-        "title": table_title(scores),
-        "lines": lines,
-        "best": [index for index, error in enumerate(errors) if error == min(errors)],
-        "notes": table_notes(caveats, scores),
-    }
+def _halves(sections: Sequence[Section]) -> frozenset[str]:
+    """Returns the keys of the sections that share a row of a wide page: neighbours with one drawing and no table."""
+
+    def has_one_drawing(one: Section) -> bool:
+        return len(one.drawings) == 1 and not (one.facts or one.tables or one.cards or one.details)
+
+    found: list[str] = []
+    for pair in itertools.pairwise(sections):
+        if all(map(has_one_drawing, pair)) and pair[0].key not in found:
+            found += [one.key for one in pair]
+    return frozenset(found)

@@ -1,17 +1,34 @@
-"""Describes parts of the page as values: a title over drawings, tables, cards with pictures, and notes. Pure."""
+"""Describes parts of the page as values: facts, drawings, tables, cards with pictures, and notes. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from orchestrator.report.figures import Drawing
 
 
+class Link(NamedTuple):
+    """A text that leads to an address, or to a path from the report."""
+
+    text: str
+    to: str
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table: `lines` have as many cells as `header`; the first column names the line."""
+    """A table: `lines` have as many cells as `header`; the first column names the line.
+
+    The first `num_texts` columns are texts, all others numbers. `marked` are the indices of lines that stand out, for a
+    reason that `notes`, below the table, give.
+    """
 
     header: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str | Link, ...], ...]
     caption: str = ""
+    notes: tuple[str, ...] = ()
+    marked: tuple[int, ...] = ()
+    num_texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +55,22 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """A value with its name and, below it, what qualifies it."""
+
+    name: str
+    value: str | Link
+    more: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the page; what is empty is not shown. `key` is its anchor and its place in the page's order."""
+    """A part of the page; what is empty is not shown. `key` is its anchor.
+
+    Large facts stand first, then drawings, tables, cards, each at least `card_width` rem wide, `details` and notes.
+    With the page are written: `pictures` (PNGs) and `csv` (texts) as report/figures/NAME.png and .csv, and `numbers`,
+    small ones alone, at the end of scores.json, below `parts` and `key`.
+    """
 
     key: str
     title: str
@@ -47,3 +78,9 @@ class Section:
     tables: tuple[Table, ...] = ()
     cards: tuple[Card, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    details: tuple[Fact, ...] = ()
+    card_width: float = 9
+    pictures: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    csv: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    numbers: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine import STUDENT, Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
-from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
+from orchestrator.report.comparisons import Compared, Gain, compare, compared_json, error_interval, gain
 from orchestrator.report.reliability import Calibrated, measure
 from orchestrator.report.scores import (
     Score,
@@ -65,6 +65,7 @@ class SplitScores:
     disagreements: NDArray[np.float64]
     error_correlations: NDArray[np.float64]
     calibrated: Calibrated
+    gain: Gain
     students: Mapping[str, Student] = field(default_factory=dict)
 
 
@@ -94,7 +95,8 @@ class Caveats:
 
 # Cells of a line of the table; errors in percent, differences in points.
 Line = tuple[str, ...]
-HEADER: Line = ("", "members", "top-1 error", "top-5 error", "NLL", "than the first row", "than the row above")
+_TOP, _TOP5 = 5, "top-5 error"
+HEADER: Line = ("", "members", "top-1 error", _TOP5, "NLL", "than the first row", "than the row above")
 
 
 def score_split(
@@ -141,6 +143,7 @@ def score_split(
         disagreements=apart,
         error_correlations=error_correlations(best, labels),
         calibrated=measure(combined, labels),
+        gain=gain(wrongs[-1], {name: one.astype(np.float64) for name, (_, one) in scored.items()}),
         students=score_students(students, labels, wrongs, of_members),
     )
 
@@ -185,6 +188,7 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
             **compared_json({"ensemble": scores.ensemble_compared}),
         },
         "calibration": asdict(scores.calibrated),
+        "gain": asdict(scores.gain),
         **_students_json(scores),
     }
 
@@ -216,6 +220,34 @@ def table_lines(scores: SplitScores, caveats: Caveats) -> tuple[Line, ...]:
         lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.ensemble_compared))
     lines += [_line(f"{name}, distilled", "1", one.score, one.compared) for name, one in scores.students.items()]
     return tuple(lines)
+
+
+def table_columns(scores: SplitScores, caveats: Caveats) -> tuple[Line, tuple[Line, ...]]:
+    """Returns header and lines of the table without the columns that say nothing.
+
+    Of five classes all are among the first five. One row differs from none; of two, the first is the one above.
+    """
+    lines = table_lines(scores, caveats)
+    silent = set(HEADER[-2:] if len(lines) == 1 else HEADER[-1:] if len(lines) == 2 else ())
+    silent |= {_TOP5} if scores.num_classes <= _TOP else set()
+    kept = [place for place, name in enumerate(HEADER) if name not in silent]
+    header, *shown = (tuple(line[place] for place in kept) for line in (HEADER, *lines))
+    return header, tuple(shown)
+
+
+def better_lines(scores: SplitScores) -> tuple[int, ...]:
+    """Returns the indices of `table_lines` with fewer errors than the first and than that above, beyond both intervals.
+
+    A mean of members' errors is no answer that anybody could submit, and is never among them.
+    """
+    found = [(one.row.averaged or len(one.row.members) == 1, one.compared) for one in scores.rows]
+    found += [(True, scores.ensemble_compared)] * bool(scores.combined_as)
+    found += [(True, one.compared) for one in scores.students.values()]
+    return tuple(
+        place
+        for place, (is_one, own) in enumerate(found)
+        if is_one and all(other and other.high < 0 for other in (own.than_first, own.than_above))
+    )
 
 
 def _line(name: str, members: str, value: Score, compared: Compared) -> Line:
@@ -298,8 +330,8 @@ def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
     """Returns the table for a terminal, ending in a newline; its notes alone if nothing is scored."""
     if scores is None:
         return "\n".join(table_notes(caveats, None)) + "\n"
-    lines = (HEADER, *table_lines(scores, caveats))
-    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats, scores)]) + "\n"
+    header, lines = table_columns(scores, caveats)
+    return "\n".join([table_title(scores), "", *table((header, *lines), 1), "", *table_notes(caveats, scores)]) + "\n"
 
 
 def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
@@ -307,7 +339,7 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
     lines = [
         f"## {table_title(scores)}",
         "",
-        *markdown_table(HEADER, table_lines(scores, caveats)),
+        *markdown_table(*table_columns(scores, caveats)),
         "",
         *(f"- {note}" for note in table_notes(caveats, scores)),
     ]

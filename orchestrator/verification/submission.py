@@ -22,7 +22,7 @@ from workers.storage import Finished, parse_json, sha256_of, storage_errors
 # Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
 _ROUNDING = 1.5e-6
 # Reports of earlier releases lack them.
-_ADDED = ("intervals", "worth", "calibration", "review", "equal_width", "equal_mass")
+_ADDED = ("intervals", "worth", "calibration", "gain", "review", "equal_width", "equal_mass")
 # What is counted from the ledger, which may be gone.
 _COUNTED = "worth.core_seconds."
 # Valid predictions by split and member.
@@ -198,6 +198,9 @@ def check_report(
     except (ValueError, OSError) as error:
         run.differs(f"{path}: damaged ({error}); `septet report` writes it again")
         return
+    if isinstance(told, dict):
+        # Of a report's parts, which are small copies of what is drawn.
+        told.pop("parts", None)
     metric = metric_told(told)
     worth = value_members(run.paths, plan, opened, scores[0].split, metric) if scores and metric else None
     review = review_json(issues) if (issues := find_issues(opened)) else None

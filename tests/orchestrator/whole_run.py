@@ -40,13 +40,13 @@ class Run:
     plan: Plan
 
 
-def synthetic_plan(base: tuple[str, ...], pretrained: tuple[str, ...]) -> Plan:
-    stages = [make_stage(f"{member}/train", num_classes=len(CLASSES)) for member in base]
+def synthetic_plan(base: tuple[str, ...], pretrained: tuple[str, ...], classes: tuple[str, ...] = CLASSES) -> Plan:
+    stages = [make_stage(f"{member}/train", num_classes=len(classes)) for member in base]
     for member in pretrained:
         first = f"{member}/pretrain"
-        stages.append(make_stage(first, num_classes=len(CLASSES), dataset="superset"))
-        stages.append(make_stage(f"{member}/finetune", first, num_classes=len(CLASSES)))
-    return make_plan(*stages, classes=CLASSES, experiment="synthetic")
+        stages.append(make_stage(first, num_classes=len(classes), dataset="superset"))
+        stages.append(make_stage(f"{member}/finetune", first, num_classes=len(classes)))
+    return make_plan(*stages, classes=classes, experiment="synthetic")
 
 
 def build_run(
@@ -57,16 +57,18 @@ def build_run(
     labelled: tuple[str, ...] = ("dev", "val"),
     at_chance: tuple[str, ...] = (),
     unreadable: tuple[int, ...] = (),
+    classes: tuple[str, ...] = CLASSES,
+    num_rows: int | None = None,
 ) -> Run:
     """Members are right more often than not, each with errors of its own; pre-trained ones are more certain."""
-    paths, plan = RunPaths(root), synthetic_plan(base, pretrained)
+    paths, plan = RunPaths(root), synthetic_plan(base, pretrained, classes)
     generator = np.random.default_rng(7)
-    labels = {split: generator.integers(0, len(CLASSES), NUM_ROWS) for split in splits}
-    _write_data(paths.data, labels, labelled, unreadable)
+    labels = {split: generator.integers(0, len(classes), num_rows or NUM_ROWS) for split in splits}
+    _write_data(paths.data, labels, labelled, unreadable, classes)
     for member in plan.members:
         _write_stages(paths, plan, member, member in at_chance, generator)
         for split in splits:
-            probabilities = _draw(generator, labels[split], 2.0 if plan.is_pretrained(member) else 1.2)
+            probabilities = _draw(generator, labels[split], len(classes), 2.0 if plan.is_pretrained(member) else 1.2)
             write_predictions(paths, member, split, probabilities)
     versions = {"septet": "0.1.0", "torch": "2.9"}
     described = make_record(plan, versions=versions, code_digest="c" * 64, data_digests={"target": "d" * 64})
@@ -92,18 +94,22 @@ def write_predictions(paths: RunPaths, member: str, split: str, probabilities: n
     (folder / f"{split}.json").write_text(json.dumps(asdict(about)))
 
 
-def _draw(generator: np.random.Generator, labels: np.ndarray, strength: float) -> np.ndarray:
-    logits = generator.normal(size=(len(labels), len(CLASSES)))
+def _draw(generator: np.random.Generator, labels: np.ndarray, num_classes: int, strength: float) -> np.ndarray:
+    logits = generator.normal(size=(len(labels), num_classes))
     logits[np.arange(len(labels)), labels] += strength
     powers = np.exp(logits)
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _write_data(
-    folder: Path, labels: dict[str, np.ndarray], labelled: tuple[str, ...], unreadable: tuple[int, ...]
+    folder: Path,
+    labels: dict[str, np.ndarray],
+    labelled: tuple[str, ...],
+    unreadable: tuple[int, ...],
+    classes: tuple[str, ...],
 ) -> None:
     folder.mkdir(parents=True)
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
     for split, own in labels.items():
         (folder / f"{split}.rows.txt").write_text("".join(f"{split}_{row:03d}.png\n" for row in range(len(own))))
         np.save(folder / f"{split}.sizes.npy", np.full((len(own), 2), 32, np.int32))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.report.curves import Curve
-from orchestrator.report.figures.drawing import COLUMN, INK, Drawing, canvas, draw, dress, hover, member_colours
+from orchestrator.report.figures.drawing import INK, Drawing, canvas, draw, dress, hover, member_colours
 
 _CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
 _MOST_NAMED = 12
@@ -13,8 +13,8 @@ def learning_curves(curves: Sequence[Curve]) -> Drawing:
     """Draws training and validation top-1 error of all members by epoch; dotted lines mark the starts of stages."""
     from matplotlib.ticker import MaxNLocator
 
-    with canvas(3.4, 2 * COLUMN) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
+    with canvas(5) as figure:
+        left, right = figure.subplots(2, 1, sharex=True, sharey=True)
         colours = member_colours([curve.pretrained for curve in curves])
         for axes, title in ((left, "training (augmented)"), (right, "validation")):
             dress(axes, title)

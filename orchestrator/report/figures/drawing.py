@@ -33,8 +33,8 @@ PALETTE = MappingProxyType(
 CARD, INK, SOFT, LINE, MARK, WARN = (PALETTE[name][0] for name in ("card", "ink", "soft", "line", "mark", "warn"))
 # At least 3 : 1 against both cards (WCAG 1.4.11), from dark to light: members, and members with pre-training.
 _BASE, _PRETRAINED = ("#3a6fb5", "#5f94d6"), ("#a8600f", "#c08034")
-# Inches. On a narrow page a figure of this width shrinks to seven tenths and stays readable; a wide page shows two.
-COLUMN = 5.4
+# Inches. At 360 pixels a figure of this width shrinks to seven tenths and stays readable; a wide page shows two.
+COLUMN = 4.4
 _HOVER = "hover-"
 _DPI = 150
 
@@ -55,8 +55,8 @@ class Drawing:
 
 
 @contextmanager
-def canvas(height: float, width: float = COLUMN) -> "Iterator[Figure]":
-    """Yields an empty figure of `width` × `height` inches, to be filled and drawn inside: no display, no global state.
+def canvas(height: float) -> "Iterator[Figure]":
+    """Yields an empty figure of `COLUMN` × `height` inches, to be filled and drawn inside: no display, no global state.
 
     Text stays text in SVG: it can be selected, read out and enlarged. A name with two dollar signs is no formula.
     """
@@ -64,7 +64,7 @@ def canvas(height: float, width: float = COLUMN) -> "Iterator[Figure]":
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
-        yield Figure(figsize=(width, height), layout="constrained", facecolor=CARD)
+        yield Figure(figsize=(COLUMN, height), layout="constrained", facecolor=CARD)
 
 
 def dress(axes: "Axes", title: str = "") -> None:
@@ -131,7 +131,7 @@ def _inlined(svg: str, spoken: str) -> str:
     element = re.sub(r" font-family: [^;]+;", "", element)
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', element)
     assert size, "matplotlib gives an SVG its size in points"
-    width = f'style="max-width: {float(size[1]) * 4 / 3:.0f}px" stroke-linejoin="round"'
+    width = f'style="max-width: {float(size[1]) * 5 / 3:.0f}px" stroke-linejoin="round"'
     shown = f'class="plot" {width} role="img" aria-label="{html.escape(spoken)}"'
     element = element.replace(size[0], shown, 1)
     for colour, (light, _) in PALETTE.items():

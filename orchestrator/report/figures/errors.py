@@ -23,7 +23,7 @@ class Bar:
 
 def member_errors(bars: Sequence[Bar]) -> Drawing:
     """Draws the top-1 error of each member and of the averages, with its interval."""
-    with canvas(0.9 + 0.3 * len(bars)) as figure:
+    with canvas(0.9 + min(0.3 * len(bars), max(4, 0.17 * len(bars)))) as figure:
         axes = figure.subplots()
         dress(axes)
         singles = iter(member_colours([bar.pretrained for bar in bars if not bar.averaged]))
@@ -38,8 +38,10 @@ def member_errors(bars: Sequence[Bar]) -> Drawing:
         axes.errorbar(errors, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
         for patch, bar, place, error, low, end in zip(drawn, bars, places, errors, lows, ends, strict=True):
             hover(patch, f"{bar.name}: {error:.2f} % ({low:.2f}–{end:.2f})")
-            axes.text(end, place, f"  {error:.2f}", va="center", fontsize=8.5, color=INK)
-        axes.set_yticks(places, [bar.name for bar in bars])
+            beside = f"{error:.2f}", (end, place), (5, 0)
+            axes.annotate(*beside, textcoords="offset points", va="center", fontsize=9, color=INK)
+        # Longer names leave no room for bars; hovering says them whole.
+        axes.set_yticks(places, [bar.name if len(bar.name) <= 28 else f"{bar.name[:27]}…" for bar in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.15 * max(ends, default=1))

@@ -155,6 +155,18 @@ def test_report_is_rebuilt_as_the_last_submission_was_combined(finished, capsys)
     assert f"report      {Path('run/report/index.html')}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_report_open_shows_the_page_in_the_browser_or_says_that_there_is_none(
+    finished, capsys, monkeypatch, has_browser
+):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or has_browser)
+    assert main(["report", "run"]) == 0 and opened == []
+    assert main(["report", "run", "--open"]) == 0
+    assert opened == [finished.report_page.absolute().as_uri()]
+    assert ("no browser was found" in capsys.readouterr().err) != has_browser
+
+
 @pytest.mark.parametrize("verb", ["submit", "report"])
 def test_verb_that_writes_into_a_run_in_use_or_without_its_configuration_writes_nothing(verb, finished, capsys):
     with lock(finished):

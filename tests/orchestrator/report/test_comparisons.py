@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from orchestrator.fitting import mcnemar, wilson
-from orchestrator.report.comparisons import compare, compared_json, error_interval
+from orchestrator.fitting import mcnemar, mean_interval, wilson
+from orchestrator.report.comparisons import compare, compared_json, error_interval, gain
 
 
 def test_compare_of_averages_has_differences_and_mcnemars_test():
@@ -36,3 +36,14 @@ def test_error_interval_without_an_error_is_not_empty():
     found = error_interval(np.zeros(500))
     assert (found.estimate, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(0.0076, abs=1e-4)
+
+
+def test_gain_is_paired_with_the_member_of_fewest_errors_and_with_the_mean_of_all():
+    members = {"worst": np.repeat([1.0, 0.0], 50), "best": np.repeat([0.0, 1.0], (70, 30))}
+    ensemble = np.repeat([0.0, 1.0], (80, 20))
+    found = gain(ensemble, members)
+    assert (found.best, found.p_best) == ("best", mcnemar(0, 10))
+    assert found.than_best == mean_interval(ensemble - members["best"])
+    assert found.than_mean == mean_interval(ensemble - (members["worst"] + members["best"]) / 2)
+    alone = gain(ensemble, {"only": ensemble})
+    assert (alone.than_best.estimate, alone.p_best) == (0.0, 1.0)

@@ -1,5 +1,6 @@
 """Figures: the mosaic of kernels exactly; drawings follow the page's colours and are safe for any name."""
 
+import base64
 import io
 import re
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from orchestrator.report.curves import Curve, Series
 from orchestrator.report.figures import PALETTE, Bar, conv1_kernels, learning_curves, member_errors
 from orchestrator.report.figures.drawing import member_colours
 from orchestrator.report.figures.kernels import kernel_mosaic
+from orchestrator.report.gallery import _smaller
 
 
 def read(png):
@@ -52,6 +54,17 @@ def test_conv1_kernels_png_enlarges_each_weight():
     image = read(conv1_kernels(weights, pixel=3))
     assert image.size == (3 * (16 * 6 - 1), 3 * 5)
     np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[1::3, 1::3], kernel_mosaic(weights))
+
+
+def test_sheet_on_the_page_takes_a_fraction_of_its_bytes_and_a_damaged_one_is_no_error():
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "png")
+    kind, _, content = _smaller(buffer.getvalue()).partition(";base64,")
+    shown = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert (kind, shown.size, shown.mode) == ("data:image/webp", (64, 64), "RGBA")
+    assert len(content) < len(buffer.getvalue())
+    assert _smaller(b"\x89PNG") == "data:image/png;base64,iVBORw=="
 
 
 def make_curves(num, num_epochs):

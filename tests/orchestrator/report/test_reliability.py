@@ -13,6 +13,7 @@ from orchestrator.combine import mean
 from orchestrator.config.schema import Calibrator, CombineConfig
 from orchestrator.fitting import wilson
 from orchestrator.report.figures import reliability_diagram
+from orchestrator.report.figures.drawing import COLUMN
 from orchestrator.report.reliability import measure
 
 
@@ -67,12 +68,10 @@ def test_bins_of_equally_sure_images_are_one_whatever_their_order():
     assert found(some, answers).equal_mass == found(some[turned], answers[turned]).equal_mass
 
 
-def test_reliability_a_panel_for_each_state_and_same_values_same_bytes():
-    panels = {"before": found(*draw(300)), "after": found(*draw(2))}
-    both, alone = reliability_diagram(panels, "val"), reliability_diagram({"": panels["before"]}, "val")
-    widths = [Image.open(io.BytesIO(drawn.png)).size[0] for drawn in (both, alone)]
-    assert widths[0] == 2 * widths[1]
-    assert both == reliability_diagram(panels, "val") != reliability_diagram(panels, "test")
+def test_reliability_same_values_same_bytes_in_a_figure_of_one_column():
+    one, other = (("a", "the ensemble", found(*draw(number)), "val") for number in (300, 2))
+    assert reliability_diagram(*one) == reliability_diagram(*one) != reliability_diagram(*other)
+    assert Image.open(io.BytesIO(reliability_diagram(*one).png)).size[0] == round(150 * COLUMN)
 
 
 @pytest.mark.parametrize("calibration", [Calibrator.none, Calibrator.temperature])
@@ -95,6 +94,6 @@ def test_report_has_the_diagram_as_picture_text_and_numbers(calibration, make_ru
         )
     page = (run.paths.report / "index.html").read_text()
     assert "bins of equally many val images" in page
-    first, titles = scores["before"]["equal_mass"][0], ("before calibration", "after calibration")
+    first = scores["before"]["equal_mass"][0]
     assert f"{first['confidence']:.0%} sure, {first['right']['estimate']:.0%} right" in page
-    assert all((f"{title}: " in page) == (len(states) > 1) for title in titles)
+    assert ("the uncalibrated ensemble" in page) == (len(states) > 1)

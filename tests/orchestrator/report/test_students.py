@@ -7,9 +7,8 @@ import pytest
 
 from orchestrator.combine import STUDENT, Missing, mean
 from orchestrator.fitting import mean_interval
-from orchestrator.report.page import _table
 from orchestrator.report.students import student_line
-from orchestrator.report.table import Caveats, score_split, scores_json, table_lines, table_text
+from orchestrator.report.table import Caveats, better_lines, score_split, scores_json, table_lines, table_text
 
 NUM_IMAGES = 60
 LABELS = np.arange(NUM_IMAGES) % 10
@@ -49,7 +48,8 @@ def test_students_change_no_figure_of_the_others_and_stand_below_them():
         ("s0, distilled", "1", "40.00 % (28.6 to 52.6)"),
         ("s1, distilled", "1", "20.00 % (11.8 to 31.8)"),
     ]
-    assert _table(found, Caveats())["best"] == [len(lines) - 1]
+    # The first student's interval of the difference holds zero.
+    assert better_lines(found) == (1, len(lines) - 1)
 
 
 def test_words_say_worse_or_better_with_bounds_in_the_same_direction():

@@ -1,20 +1,23 @@
 """The page: self-contained, safe for any name; the table as text and Markdown."""
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from orchestrator.combine import Interval
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
-from orchestrator.report import table as scoreboard
+from orchestrator.report import table as scoreboard, write
+from orchestrator.report.comparisons import Compared
 from orchestrator.report.figures import Drawing
-from orchestrator.report.page import MemberEntry, Page, Sheet, render
-from orchestrator.report.sections import Card, Guess, Section, Table
+from orchestrator.report.gallery import first_convolution
+from orchestrator.report.page import Page, render
+from orchestrator.report.sections import Card, Fact, Guess, Link, Section, Table
 from orchestrator.report.table import Caveats
-from orchestrator.report.write import first_convolution
 
 PNG = b"\x89PNG"
 
@@ -26,22 +29,29 @@ def make_scores(base=("a", "b"), method=CombineMethod.mean):
     return scoreboard.score_split("val", members, base, ("deep",), combined, generator.integers(0, 12, 50))
 
 
-def make_page(**changes):
-    scores = make_scores()
-    entries = tuple(
-        MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, PNG) for name in scores.members
+def make_section(word="cat"):
+    guesses = (Guess(f"<b>{word}", 0.75, right=True), Guess("dog", 0.25))
+    other = Card("data:image/png;base64,bb", "a neighbour", ("near",))
+    return Section(
+        "errors",
+        "Errors & more",
+        (Drawing("d", "a <caption>", "", "<svg></svg>", b"", PNG),),
+        (Table(("", "n"), (("a<b", "3"),), "all", ("marked: because",), marked=(0,)),),
+        (Card("data:image/png;base64,aa", "an <i>image", ("a.jpg",), guesses, (other,)),),
+        ("note <1>",),
+        (Fact("error", "3.00 %", "of <all>"),),
+        (Fact("log", Link("log.txt", "../members/a b/log.txt")),),
     )
-    drawings = {"learning_curves": Drawing("learning_curves", "a caption", "said", "<svg></svg>", b"", PNG)}
-    sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
-    caveats, facts = Caveats(at_chance=("b",)), {"plan hash": "f00"}
-    page = Page("digits", (scores,), caveats, entries, drawings, sheets, "septet launch", facts)
-    return replace(page, **changes)
+
+
+def make_page(*sections, **changes):
+    return replace(Page("digits", "2 members", sections or (make_section(),)), **changes)
 
 
 class Reader(HTMLParser):
     """Collects tags, references and text; complains of tags that do not match."""
 
-    VOID = ("meta", "img", "source")
+    VOID = ("meta", "img")
 
     def __init__(self):
         super().__init__()
@@ -73,33 +83,21 @@ def parse(page):
 
 def test_render_page_needs_nothing_beside_it():
     reader = parse(make_page())
-    assert reader.references
-    assert all(reference.startswith("data:image/png;base64,") for reference in reader.references)
+    pictures = [reference for reference in reader.references if reference.startswith("data:image/png;base64,")]
+    assert len(pictures) == 2
+    links = {reference for reference in reader.references if reference not in pictures}
+    assert links == {"#parts", "#errors", "../members/a b/log.txt"}
     assert not reader.tags & {"script", "link", "iframe"}
     assert "url(" not in render(make_page())
     assert "http" not in render(make_page())
 
 
-def test_render_page_shows_rows_members_and_how_to_do_it_again():
-    text = " ".join(parse(make_page()).text)
-    for expected in ("1 CNN", "2 CNNs", "1 CNN*", "3 CNNs*", "† at chance", "abababababab", "plan hash", "f00"):
-        assert expected in text
-
-
 def test_render_names_with_markup_or_template_code_are_shown_as_text():
     names = ("<i>&x", '{{ 7 * 7 }}"onload="')
-    scores = make_scores(base=names)
-    entries = tuple(replace(make_page().members[0], name=name) for name in scores.members)
-    reader = parse(make_page(title="<script>alert(1)</script>", scores=(scores,), members=entries))
-    assert not reader.tags & {"script", "i"}
-    assert all(name in "".join(reader.text) for name in names)
-
-
-def test_render_shows_sheets_and_kernels_where_there_are_some():
-    page = make_page()
-    assert "as they are prepared" in render(page) and "First-layer kernels" in render(page)
-    bare = make_page(sheets=(), members=tuple(replace(entry, kernels=None) for entry in page.members))
-    assert "The images" not in render(bare) and "First-layer kernels" not in render(bare)
+    for name in names:
+        reader = parse(make_page(make_section(name), title="<script>alert(1)</script>"))
+        assert not reader.tags & {"script"}
+        assert f"<b>{name}" in "".join(reader.text)
 
 
 def test_to_text_columns_line_up_and_no_line_is_long():
@@ -133,6 +131,35 @@ def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
     assert r"1 CNN\* †" not in text
 
 
+def test_table_columns_that_say_nothing_are_left_out():
+    whole, scores = scoreboard.HEADER, make_scores()
+    assert scoreboard.table_columns(scores, Caveats())[0] == whole
+    of_five = replace(scores, num_classes=5)
+    assert scoreboard.table_columns(of_five, Caveats())[0] == tuple(name for name in whole if name != "top-5 error")
+    assert scoreboard.table_columns(replace(scores, num_classes=6), Caveats())[0] == whole
+    for rows, header in ((1, whole[:-2]), (2, whole[:-1]), (3, whole)):
+        found, lines = scoreboard.table_columns(replace(scores, rows=scores.rows[:rows]), Caveats())
+        assert found == header and {len(line) for line in lines} == {len(header)} and len(lines) == rows
+
+
+def test_better_lines_hold_no_mean_of_singles_and_no_tie_with_the_first_row_or_the_row_above():
+    scores = make_scores()
+    below, tied = Interval(-0.2, -0.3, -0.1), Interval(-0.1, -0.2, 0.0)
+
+    def marked(*found):
+        pairs = zip(scores.rows[1:], found, strict=True)
+        others = [replace(row, compared=Compared(below, *each)) for row, each in pairs]
+        return scoreboard.better_lines(replace(scores, rows=(scores.rows[0], *others)))
+
+    assert [one.row.averaged for one in scores.rows] == [False, True, False, True]
+    # "1 CNN*" is of one member here, whose answers could be submitted.
+    assert marked((below, below), (below, below), (below, below)) == (1, 2, 3)
+    assert marked((tied, below), (below, below), (below, tied)) == (2,)
+    mean = replace(scores.rows[2], row=replace(scores.rows[2].row, members=("x", "y")))
+    scores = replace(scores, rows=(*scores.rows[:2], mean, scores.rows[3]))
+    assert marked((below, below), (below, below), (tied, tied)) == (1,)
+
+
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
 def test_table_lines_other_than_mean_adds_the_ensemble(method):
     lines = scoreboard.table_lines(make_scores(method=method), Caveats())
@@ -164,6 +191,24 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
     assert {path for path in before if before[path] != after[path]} == {page}
 
 
+def test_write_report_collects_what_parts_bring_and_deletes_figures_that_no_part_has(tmp_path, make_run, monkeypatch):
+    run = make_run(tmp_path)
+    part = Section("a", "A", make_section().drawings, pictures={"b": PNG}, csv={"c": "1\n"}, numbers={"d": 2})
+    figures = run.paths.report / "figures"
+    figures.mkdir(parents=True)
+    for name in ("old.png", "old.csv", "old.svg", "kept.txt"):
+        (figures / name).write_text("old")
+    monkeypatch.setattr(
+        write, "PARTS", (lambda _: part, lambda _: None, lambda found: replace(part, key=found.plan.hash))
+    )
+    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
+    assert {path.name for path in figures.iterdir()} == {"d.png", "d.svg", "b.png", "c.csv", "kept.txt"}
+    assert (figures / "c.csv").read_text() == "1\n" and (figures / "b.png").read_bytes() == PNG
+    assert json.loads(run.paths.report_scores.read_text())["parts"] == {"a": {"d": 2}, run.plan.hash: {"d": 2}}
+    page = run.paths.report_page.read_text()
+    assert page.index('<section id="a"') < page.index(f'<section id="{run.plan.hash}"')
+
+
 @pytest.mark.parametrize(
     ("shapes", "found"),
     [
@@ -177,15 +222,9 @@ def test_first_convolution_is_the_one_that_sees_colours(shapes, found):
 
 
 def test_render_a_section_shows_all_it_has_and_escapes_it():
-    guesses = (Guess("<b>cat", 0.75, right=True), Guess("dog", 0.25))
-    other = Card("data:image/png;base64,bb", "a neighbour", ("near",))
-    card = Card("data:image/png;base64,aa", "an <i>image", ("a.jpg",), guesses, (other,))
-    drawing = Drawing("d", "a <caption>", "", "<svg></svg>", b"", PNG)
-    section = Section(
-        "errors", "Errors & more", (drawing,), (Table(("", "n"), (("a<b", "3"),), "all"),), (card,), ("note <1>",)
-    )
-    reader = parse(make_page(sections=(section,)))
+    reader = parse(make_page())
     text = "".join(reader.text)
-    for expected in ("Errors & more", "a <caption>", "a<b", "note <1>", "<b>cat", "75 %", "a.jpg", "near"):
+    shown = ("Errors & more", "a <caption>", "a<b", "note <1>", "<b>cat", "75 %", "a.jpg", "near", "marked: because")
+    for expected in (*shown, "3.00 %", "of <all>", "log.txt"):
         assert expected in text
     assert {"data:image/png;base64,aa", "data:image/png;base64,bb"} <= set(reader.references)

@@ -189,11 +189,12 @@ def test_verify_finds_what_was_altered_even_with_what_describes_it(run, alter, w
     assert any(all(word in problem for word in words) for problem in problems), problems
 
 
-def test_verify_takes_costs_that_the_ledger_no_longer_tells_and_scores_without_worth(run):
+def test_verify_takes_costs_that_the_ledger_no_longer_tells_and_scores_with_fewer_or_other_parts(run):
     amend_worth(run.paths, core_seconds=dict.fromkeys(run.plan.members, 5.0))
     assert verify(run.paths).problems == ()
     scores = json.loads((run.paths.report / "scores.json").read_text())
-    del scores["worth"], scores["calibration"]["before"]["equal_mass"]
+    del scores["worth"], scores["gain"], scores["calibration"]["before"]["equal_mass"]
+    scores["parts"] = {"classes": {"macro_f1": 0.5}}
     (run.paths.report / "scores.json").write_text(json.dumps(scores))
     assert verify(run.paths).problems == ()
 
