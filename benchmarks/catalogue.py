@@ -31,6 +31,7 @@ ENTRIES = (
     Entry("modern_step", "benchmarks.training_step:modern", "1 min", "training step of resnet18 and timm's resnet10t"),
     Entry("cifar", "benchmarks.training_step:cifar", "1 min", "training step of cuda-convnet's small CIFAR-10 net"),
     Entry("ten_crop", "benchmarks.ten_crop:run", "4 min", "ten-crop prediction, full size"),
+    Entry("serving", "benchmarks.serving:run", "3 min", "septet serve, eight clients, beside a loop of seven nets"),
     Entry("stall", "benchmarks.checkpoint_stall:run", "1 min", "what a checkpoint costs training, in steps"),
     Entry("tracking", "benchmarks.tracking:run", "3 min", "step time under each fault of MLflow"),
     Entry("combine", "benchmarks.combining:run", "2 min, 2.8 GB of disk", "averaging 7 × 100,000 × 1,000"),

@@ -41,14 +41,14 @@ def call(command: Command, log: Path) -> None:
     """Runs a command and writes its output to `log`; if the command fails, the error shows the last lines."""
     with log.open("wb") as file:
         code = subprocess.run(
-            list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=_env()
+            list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=environment()
         ).returncode
     if code:
         tail = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{tail}")
 
 
-def _env() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Returns an environment in which the benchmarks can be imported from any folder, with no tracking store set."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return {**inherited, "PYTHONPATH": str(Path(__file__).parents[1])}

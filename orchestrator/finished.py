@@ -28,7 +28,7 @@ class FinishedRun:
         self._ensemble = LoadedEnsemble.open(self._paths, trust_code=trust_code)
 
     def predict(self, images: Sequence[Given], top: int = 5) -> DataFrame:
-        """Predicts images, a row each as `septet predict --json` says it, with its best class; raises DataError for a bad one."""
+        """Predicts images, a row each, as `septet predict --json` says it; raises DataError for one that is bad."""
         names = [str(one) if isinstance(one, str | Path) else f"image {place}" for place, one in enumerate(images)]
         pixels = [self._ensemble.read(one, name) for one, name in zip(images, names, strict=True)]
         found = self._ensemble.describe(self._ensemble.predict(pixels), names, top) if pixels else ()

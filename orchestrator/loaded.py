@@ -33,10 +33,7 @@ Given = str | Path | bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, best first, and how sure the ensemble is (see `Uncertainty`).
-
-    `set` are the classes of its prediction set, None if the run has none.
-    """
+    """The best classes of an image, how sure the ensemble is (see `Uncertainty`), and its prediction set, if any."""
 
     path: str
     top: tuple[ClassProbability, ...]
@@ -53,10 +50,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LoadedEnsemble:
-    """The members of a finished run, combined as in its last submission; a net is loaded when it first predicts.
-
-    One thread predicts at a time. `rules` are those by which the run's images were decoded.
-    """
+    """The members of a finished run, combined as in its last submission; nets are loaded once, by the thread in use."""
 
     paths: RunPaths
     record: RunRecord
@@ -76,8 +70,7 @@ class LoadedEnsemble:
 
         Raises:
             ConfigError: the run's nets need code that is not trusted, or it has no such member with a net.
-            DataError: there is no such run.
-            MemberFailed: a member has not finished.
+            DataError, MemberFailed: there is no such run, or a member has not finished.
             StorageError: the submission's manifest, which says how to combine, or the store is damaged.
         """
         record = read_record(paths)
@@ -95,17 +88,14 @@ class LoadedEnsemble:
 
     @property
     def size(self) -> int:
-        """The shorter side of a decoded image in pixels."""
         return self.store.size
 
     def read(self, given: Given, name: str = "image") -> np.ndarray:
-        """Decodes an image as the run's were, [height, width, 3] uint8; of a picture or an array, others decoded it.
-
-        Raises:
-            DataError: it cannot be read as an image; the message begins with its path or `name`.
-        """
+        """Decodes an image as the run's were, [height, width, 3] uint8; raises DataError, with its path or `name`."""
         try:
             if isinstance(given, np.ndarray):
+                if given.dtype != np.uint8:
+                    raise BadImage(f"an array of {given.dtype}; give uint8")
                 given = Image.fromarray(given)
             if isinstance(given, Image.Image):
                 shown = ImageOps.exif_transpose(given) if self.rules.exif is Exif.apply else given

@@ -50,10 +50,9 @@ class Limits:
 
 @dataclass
 class _Asked:
-    """Pixels and names of a request's images, how many classes are wanted of each, and the answer."""
+    """Name and pixels of each image of a request, how many classes are wanted of it, and the answer."""
 
-    pixels: Sequence[np.ndarray]
-    names: Sequence[str]
+    images: Sequence[tuple[str, np.ndarray]]
     top: int
     found: Sequence[Prediction] = ()
 
@@ -83,9 +82,9 @@ class _Service:
                     body += chunk
             held += self._hold(IMAGE_BYTES)
             loop = asyncio.get_running_loop()
-            names, pixels = await loop.run_in_executor(self._decoders, self._read, kind, options, bytes(body))
-            held += self._hold(sum(each.nbytes for each in pixels))
-            await self._answer(asked := _Asked(pixels, names, int(top)))
+            images = await loop.run_in_executor(self._decoders, self._read, kind, options, bytes(body))
+            held += self._hold(sum(pixels.nbytes for _, pixels in images))
+            await self._answer(asked := _Asked(images, int(top)))
         except TimeoutError:
             raise HTTPException(408, "the request did not arrive in time", {"Connection": "close"}) from None
         except ClientDisconnect:
@@ -102,27 +101,23 @@ class _Service:
         self._held += added
         return added
 
-    def _read(self, kind: str, options: Mapping[str, str], body: bytes) -> tuple[list[str], list[np.ndarray]]:
-        """Returns names and pixels of the images in a body of content type `kind`."""
+    def _read(self, kind: str, options: Mapping[str, str], body: bytes) -> list[tuple[str, np.ndarray]]:
+        """Returns name and pixels of each image in a body of content type `kind`."""
         images, most = [("image", body)], self._limits.images
         try:
             if kind == "multipart/form-data":
                 parser = MultiPartParser(lambda *_, **__: io.BytesIO(), max_form_parts=most)
                 _, files = parser.parse(io.BytesIO(body), options.get("boundary", "").encode(), len(body))
                 images = [(one.filename or name, one.stream.read()) for name, one in files.items(multi=True)]
-            if kind == "application/json":
-                if body.count(b",") > 2 * most:
-                    raise ValueError("too many values, which would take many times the body's size")
+            # A JSON of commas would become values of many times its size.
+            if kind == "application/json" and body.count(b",") < 2 * most:
                 given = enumerate(parse_json(body)["images"])
                 images = [(f"image {place}", base64.b64decode(one, validate=True)) for place, one in given]
-        except (ValueError, LookupError, TypeError, RequestEntityTooLarge) as error:
-            raise HTTPException(400, f"cannot be read as {kind} ({error}): send {_FORMS}") from error
-        if not 0 < len(images) <= most:
-            raise HTTPException(422, f"{len(images)} images: send 1 to {most}")
-        try:
-            return [name for name, _ in images], [self._ensemble.read(content, name) for name, content in images]
-        except DataError as error:
-            raise HTTPException(422, str(error)) from error
+            if not 0 < len(images) <= most:
+                raise ValueError(f"{len(images)} images: send 1 to {most}")
+            return [(name, self._ensemble.read(content, name)) for name, content in images]
+        except (DataError, ValueError, LookupError, TypeError, RequestEntityTooLarge) as error:
+            raise HTTPException(422, f"{error}; send {_FORMS}") from error
 
     async def _answer(self, asked: _Asked) -> None:
         """Waits for the answer to `asked`. Whoever's turn comes asks for all that wait by then, as one batch."""
@@ -135,30 +130,23 @@ class _Service:
                 await asyncio.get_running_loop().run_in_executor(self._predictor, self._predict, batch)
 
     def _predict(self, batch: Sequence[_Asked]) -> None:
-        combined = self._ensemble.predict([pixels for asked in batch for pixels in asked.pixels])
-        names = [name for asked in batch for name in asked.names]
+        names, images = zip(*(image for asked in batch for image in asked.images), strict=True)
+        combined = self._ensemble.predict(images)
         found = iter(self._ensemble.describe(combined, names, max(asked.top for asked in batch)))
         for asked in batch:
-            asked.found = [next(found) for _ in asked.names]
+            asked.found = [next(found) for _ in asked.images]
 
 
 def application(root: Path, *, trust_code: bool = False, limits: Limits | None = None) -> Starlette:
-    """Loads a finished run's ensemble and returns the ASGI application that answers with it.
-
-    Raises:
-        SeptetError: as `LoadedEnsemble.open`, or a net cannot be loaded.
-    """
+    """Loads a finished run's ensemble and returns the ASGI application that answers with it, or raises SeptetError."""
     limits, ensemble = limits or Limits(), LoadedEnsemble.open(RunPaths(root), trust_code=trust_code)
     members = [asdict(one) for one in read_manifest(ensemble.paths).members]
     run = {"experiment": ensemble.plan.experiment, "data_digest": ensemble.store.digest, "members": members}
     about = run | {"classes": ensemble.classes, "size": ensemble.size, "takes": _FORMS, "limits": asdict(limits)}
-    routes = [
-        Route("/", lambda _: JSONResponse(about)),
-        # There is no application before its nets are loaded.
-        Route("/health", lambda _: JSONResponse({"status": "ready"})),
-        Route("/predict", _Service(ensemble, limits).predict, methods=["POST"], max_body_size=limits.body_bytes),
-    ]
-    return Starlette(routes=routes)
+    # There is no application before its nets are loaded, so it is healthy.
+    routes = [Route("/", lambda _: JSONResponse(about)), Route("/health", lambda _: JSONResponse({"status": "ready"}))]
+    predict = _Service(ensemble, limits).predict
+    return Starlette(routes=[*routes, Route("/predict", predict, methods=["POST"], max_body_size=limits.body_bytes)])
 
 
 class _Punctual(H11Protocol):
@@ -172,11 +160,7 @@ class _Punctual(H11Protocol):
 def serve(paths: RunPaths, stream: IO[str], host: str, port: int, *, trust_code: bool = False) -> None:
     """Answers images with a run's ensemble until SIGTERM or Ctrl-C, and then the requests that have begun.
 
-    Writes the address once the nets are loaded; port 0 takes a free one.
-
-    Raises:
-        ConfigError: the port is taken or not allowed.
-        SeptetError: as `application`.
+    Writes the address once the nets are loaded; port 0 takes a free one, and one that is taken is a ConfigError.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -60,7 +60,7 @@ def _open_mode(node):
 def _writes(node):
     """Says whether a call puts a file under its final name."""
     name, receiver = _called(node), _receiver(node)
-    if name in {"open", "fdopen"} and receiver not in {"tarfile", "Image", "LoadedEnsemble", "webbrowser"}:
+    if name in {"open", "fdopen"} and receiver not in {"tarfile", "Image", "webbrowser", "LoadedEnsemble"}:
         if receiver == "os" and name == "open":
             words = set(re.findall(r"\w+", ast.unparse(node)))
             return bool({"O_WRONLY", "O_RDWR", "O_CREAT"} & words) and "devnull" not in words

@@ -260,7 +260,7 @@ class Composed:
             for name in self.instances(service):
                 self.start(name)
         for service, one in self.services.items():
-            if one.get("healthcheck"):
+            if one.get("healthcheck") and not one.get("profiles"):
                 self._await(service, "service_healthy")
 
     def _await(self, service: str, condition: str) -> None:

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from compose_file import COMPOSE_FILE, ENDS_BY_ITSELF, compose, in_order, words_of
 
+from orchestrator.cli.commands import VERBS
+from orchestrator.cli.parser import parse
 from orchestrator.cli.program import main
 
 TEXT = COMPOSE_FILE.read_text()
@@ -136,6 +138,18 @@ def test_members_reach_neither_postgres_nor_s3():
     for name in ("ray-head", "ray-worker", "launch"):
         assert SERVICES[name]["networks"] == ["cluster"]
     assert [name for name, one in SERVICES.items() if len(one["networks"]) > 1] == ["mlflow"]
+
+
+def test_serve_reaches_no_other_service_has_no_secret_and_its_words_are_a_request():
+    one = SERVICES["serve"]
+    assert one["networks"] == ["serving"] and "secrets" not in one and one["volumes"] == ["work:/home/septet/work:ro"]
+    assert [name for name, each in SERVICES.items() if "serving" in each["networks"]] == ["serve"]
+    program, *words = words_of(one)
+    request = parse(words, VERBS)
+    assert (program, request.verb, str(request.run_dir)) == ("septet", "serve", "runs/digits")
+    # A container is reached by its own address; the engine publishes the port on loopback.
+    assert (request.host, one["ports"]) == ("0.0.0.0", [f"127.0.0.1:{request.port}:{request.port}"])
+    assert f":{request.port}/health" in one["healthcheck"]["test"][-1]
 
 
 def options_in(words, program):

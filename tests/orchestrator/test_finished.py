@@ -64,6 +64,8 @@ def test_bad_images_are_a_data_error_that_names_them(loaded):
         loaded.predict([b"no image"])
     with pytest.raises(DataError, match=r"absent\.jpg"):
         loaded.predict(["absent.jpg"])
+    with pytest.raises(DataError, match=r"image 0: .* float64; give uint8"):
+        loaded.predict([np.zeros((20, 20, 3))])
 
 
 def test_tables_are_those_of_manifest_and_report(run, loaded):
