@@ -114,7 +114,7 @@ class LoadedEnsemble:
         found = []
         for member in self.members:
             progress(f"{member}: predicting {counted(len(images), 'image')}")
-            found.append(predict_images(self._net(member), images, self.record.crops))
+            found.append(predict_images(self.net(member), images, self.record.crops))
         return Combined(found, self.combination)
 
     def describe(self, combined: Combined, names: Sequence[str], top: int) -> tuple[Prediction, ...]:
@@ -129,7 +129,8 @@ class LoadedEnsemble:
             found.append(Prediction(name, guesses, doubt.entropy, doubt.mutual_information, kept))
         return tuple(found)
 
-    def _net(self, member: str) -> "TrainedMember":
+    def net(self, member: str) -> "TrainedMember":
+        """Returns a member's net, which is loaded once; raises as `load_member`."""
         from workers.inference import load_member
 
         if member not in self._nets:

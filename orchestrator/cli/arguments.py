@@ -56,6 +56,8 @@ _ON_BAD = "images that cannot be read: stop (the default), or give them uniform 
 ON_BAD = _argument("--on-bad", choices=("stop", "list"), default="stop", help=_ON_BAD)
 CLUSTER = _argument("--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there")
 OPEN = _flag("--open", "open the page in the browser")
+OUT_FOLDER = _argument("--out", type=Path, metavar="FOLDER", help="the folder to write; it must not exist")
+TO = _argument("--to", default="", metavar="FORMS", help="pyfunc,torch,onnx,safetensors (default: all)")
 TIMEOUT = _argument(
     "--timeout",
     type=float,

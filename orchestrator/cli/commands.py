@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli import arguments as args
 from orchestrator.cli.outcome import near, outcome_lines
 from orchestrator.cli.parser import Request, top_parser, verb
-from orchestrator.cli.results import compare, explain, predict, report, serve, submit, ui, verify
+from orchestrator.cli.results import compare, explain, export, predict, report, serve, submit, ui, verify
 from orchestrator.cli.streams import Streams
 from orchestrator.text import printable, size
 from workers.errors import ConfigError
@@ -278,7 +278,7 @@ def completion(request: Request, streams: Streams) -> int:
 VERBS = {
     one.name: one
     for one in (
-        *(launch, resume, plan, prepare, status, list_, submit, predict, serve, explain, verify, report, compare, stop),
-        *(clean, ui, doctor, help_, completion),
+        *(launch, resume, plan, prepare, status, list_, submit, predict, serve, export, explain, verify, report),
+        *(compare, stop, clean, ui, doctor, help_, completion),
     )
 }

@@ -49,6 +49,7 @@ class Request:
     form: str = "top"
     on_bad: str = "stop"
     cluster: str | None = None
+    to: str = ""
     open: bool = False
     run_dirs: tuple[Path, ...] = ()
 

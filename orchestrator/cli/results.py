@@ -66,6 +66,23 @@ def predict(request: Request, streams: Streams) -> int:
 
 
 @verb(
+    "write the finished ensemble as a folder that needs no Septet: MLflow model, torch program, ONNX, weights",
+    "runs/digits-1a2b3c4d --out digits-ensemble",
+    "runs/digits-1a2b3c4d --out digits-ensemble --to onnx",
+    takes=[args.RUN_DIR, args.OUT_FOLDER, args.TO, args.TRUST_CODE],
+)
+def export(request: Request, streams: Streams) -> int:
+    from orchestrator.exporting import export, parse_forms
+
+    if request.out is None:
+        raise ConfigError("give --out FOLDER, the folder to write")
+    forms = parse_forms(request.to)
+    export(request.paths, request.out, forms, streams.progress, trust_code=request.trust_code)
+    streams.progress(f"{', '.join(forms)}: {request.out}; its README.md says how to use them")
+    return _OK
+
+
+@verb(
     "answer images over HTTP with the finished ensemble, until Ctrl-C or SIGTERM",
     "runs/digits-1a2b3c4d",
     "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80",
