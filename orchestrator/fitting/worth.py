@@ -25,12 +25,13 @@ from workers.threads import map_in_order
 MOST_EXACT = 10
 # Each drawn order is taken from each of its members on, round to its start, so that all are as often first, second …
 NUM_ROUNDS = 10
-# Of elements, which are what members are summed of: 256 MB of float64, and sums of about half a minute.
-_MOST_HELD, _MOST_SUMMED = 2**25, 2**33
+# Of elements, which are what members are summed of: 256 MB of float64, and sums of about ten seconds.
+_MOST_HELD, _MOST_SUMMED = 2**25, 2**32
 # What a metric that is no mean over images does with an element, in sums.
 _DEAR = 16
 _BLOCK_ELEMENTS = 2**22
 _Array = NDArray[np.float64]
+_Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class _Steps:
     """
 
     has: NDArray[np.bool_]
-    before: NDArray[np.int64]
-    member: NDArray[np.int64]
-    after: NDArray[np.int64]
+    before: _Places
+    member: _Places
+    after: _Places
     share: _Array
     num_orders: int = 0
 
@@ -190,7 +191,7 @@ def _losses(part: _Part, has: NDArray[np.bool_]) -> _Array:
     return np.stack(found)
 
 
-def _joining(part: _Part, order: NDArray[np.int64]) -> _Array:
+def _joining(part: _Part, order: _Places) -> _Array:
     """Returns the losses (sets, images) of no member, and of the first 1, 2, … of `order`."""
     total = np.zeros(part.given.shape[1:])
     found = [part.losses(total, 0)]
@@ -207,10 +208,13 @@ def _best_order(parts: Sequence[_Part], num: int) -> tuple[list[int], tuple[floa
     sums = [np.zeros(part.given.shape[1:]) for part in parts]
     while len(order) < num:
         left, size = np.setdiff1d(range(num), order), len(order) + 1
+
+        def losses(given: tuple[_Part, _Array], left: _Places = left, size: int = size) -> _Array:
+            part, own = given
+            return np.stack([part.losses(own + part.given[one], size) for one in left])
+
         given = list(zip(parts, sums, strict=True))
-        tried = np.array(
-            [np.concatenate([part.losses(own + part.given[one], size) for part, own in given]).mean() for one in left]
-        )
+        tried = np.concatenate(list(map_in_order(losses, given)), axis=1).mean(axis=1)
         # Rounded, so that another CPU's logarithms choose the same member.
         chosen = int(np.argmin(tried.round(12)))
         curve.append(float(tried[chosen]))
@@ -237,7 +241,11 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int
     def read(stride: int) -> list[_Part]:
         rows = np.arange(0, num_rows, stride)
         taken = (rows[one] for one in blocks(len(rows), num * num_classes, 2 * _BLOCK_ELEMENTS))
-        return [_part(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
+
+        def part(own: _Places) -> _Part:
+            return _part(metric, np.stack([gather(one, own) for one in members]), labels[own])
+
+        return list(map_in_order(part, taken))
 
     # A first look tells how many elements an image has.
     first = -(-num_rows * num_classes * num // _BLOCK_ELEMENTS)
