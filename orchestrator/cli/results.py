@@ -52,7 +52,7 @@ _ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
     takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, *_ON_FILE, args.MEMBER, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> int:
-    from orchestrator.prediction import Asked, predict_as, prediction_lines
+    from orchestrator.finished import Asked, predict_as, prediction_lines
 
     if request.out is None and request.form != "top":
         raise ConfigError(f"--form {request.form}: is about a file; add --out FILE")
@@ -72,7 +72,7 @@ def predict(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIR, args.OUT_FOLDER, args.TO, args.TRUST_CODE],
 )
 def export(request: Request, streams: Streams) -> int:
-    from orchestrator.exporting import export, parse_forms
+    from orchestrator.finished import export, parse_forms
 
     if request.out is None:
         raise ConfigError("give --out FOLDER, the folder to write")
@@ -89,7 +89,7 @@ def export(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.TRUST_CODE],
 )
 def serve(request: Request, streams: Streams) -> int:
-    from orchestrator.serving import serve
+    from orchestrator.finished import serve
 
     serve(request.paths, streams.out, request.host, request.port, trust_code=request.trust_code)
     return _OK
@@ -152,7 +152,7 @@ def report(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIRS, args.JSON],
 )
 def compare(request: Request, streams: Streams) -> int:
-    from orchestrator.comparison import compare_runs, comparison_lines
+    from orchestrator.finished import compare_runs, comparison_lines
 
     found = compare_runs(request.run_dirs)
     streams.answer(found if request.json else None, comparison_lines(found))

@@ -123,7 +123,9 @@ def _mlflow_link(text: str, evidence: Evidence, run_id: str | None) -> Link | st
     ids = evidence.record.mlflow
     uri = str(ids.get("uri", ""))
     is_served = run_id and uri.startswith(("http://", "https://"))
-    return Link(text, f"{uri.rstrip('/')}/#/experiments/{ids.get('experiment_id')}/runs/{run_id}") if is_served else ""
+    # Without its query MLflow opens a single run on its pages for language models.
+    page = f"{uri.rstrip('/')}/#/experiments/{ids.get('experiment_id')}/runs/{run_id}?workflowType=machine_learning"
+    return Link(text, page) if is_served else ""
 
 
 def settings(evidence: Evidence) -> Section | None:

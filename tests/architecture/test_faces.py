@@ -15,7 +15,7 @@ import pytest
 from folder_listing import entries
 from module_sources import CHECKOUT, PACKAGES, sources
 
-MOST_AT_THE_TOP = 27
+MOST_AT_THE_TOP = 24
 MOST_BELOW = 22
 
 

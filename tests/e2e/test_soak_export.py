@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from orchestrator.config.composition import compose
-from orchestrator.exporting.folder import export
+from orchestrator.finished.ensemble import LoadedEnsemble
+from orchestrator.finished.exporting import export
 from orchestrator.launching import launch
-from orchestrator.loaded import LoadedEnsemble
 from orchestrator.run.paths import RunPaths
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]

@@ -15,7 +15,7 @@ from orchestrator.cli.program import main
 from orchestrator.combine import STUDENT, Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, Metric, SubmissionConfig
 from orchestrator.execution import jobs
-from orchestrator.loaded import LoadedEnsemble
+from orchestrator.finished.ensemble import LoadedEnsemble
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.plan import plan_from_json
 from orchestrator.run import RunPaths, read_record, read_run_data

@@ -18,6 +18,7 @@ from orchestrator.config.schema import (
     SubmissionConfig,
     SubmissionFormat,
 )
+from orchestrator.finished.prediction import predict
 from orchestrator.inputs import hash_outside
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.placement.placing import Measuring, place
@@ -25,7 +26,6 @@ from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import OutsideFile, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
-from orchestrator.prediction import predict
 from orchestrator.run.data import read_run_data
 from orchestrator.run.digests import open_book
 from orchestrator.run.open import Wanted, open_run

@@ -83,7 +83,7 @@ def test_headline_says_what_was_submitted_what_it_cost_and_where(run, page):
 
 def test_links_lead_to_logs_that_are_there_and_to_runs_of_a_served_store(run, page):
     assert 'href="../members/base1/train/log.txt"' in page and "base2/train/log.txt" not in page
-    assert 'href="http://h:5000/#/experiments/3/runs/e"' in page
+    assert 'href="http://h:5000/#/experiments/3/runs/e?workflowType=machine_learning"' in page
     assert "septet launch &#39;experiment=a b&#39;" in page
 
 

@@ -217,7 +217,10 @@ def tree_at(root: str) -> Tree:
     """Returns the files below a path or URL, which may be missing; raises DataError if there is no driver for it."""
     root = root.removeprefix("file://")
     if not is_url(root):
-        return LocalTree(Path(root).expanduser())
+        try:
+            return LocalTree(Path(root).expanduser())
+        except RuntimeError as error:
+            raise DataError(f"{root}: {error}; write the folder out") from error
     from fsspec.core import url_to_fs
 
     url = root.rstrip("/")

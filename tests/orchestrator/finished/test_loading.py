@@ -11,13 +11,13 @@ from noise_run import finished_run, write_noise
 from PIL import Image
 
 import septet
+from orchestrator.finished.prediction import predict
 from orchestrator.plan.model import StageRef
-from orchestrator.prediction import predict, prediction_json
 from workers.errors import DataError
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[3] / "docs" / "notebook.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def loaded(run):
 
 def test_images_of_every_kind_are_predicted_as_septet_predict_does(run, images, loaded):
     files = sorted((images / "test").iterdir())
-    wanted = prediction_json(predict(run, files, top=2, progress=lambda line: None))
+    wanted = [one.to_json() for one in predict(run, files, top=2, progress=lambda line: None)]
     with Image.open(files[2]) as opened:
         picture = opened.copy()
     given = [str(files[0]), files[1].read_bytes(), picture, np.asarray(Image.open(files[3])), files[4]]

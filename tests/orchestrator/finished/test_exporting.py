@@ -19,9 +19,9 @@ from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combination, Stacking, combine_block
 from orchestrator.combine.calibration import Calibration, corrected
 from orchestrator.config.schema import Calibrator, CombineMethod
-from orchestrator.exporting import folder as exporting
-from orchestrator.exporting.folder import export, parse_forms
-from orchestrator.loaded import LoadedEnsemble
+from orchestrator.finished import exporting
+from orchestrator.finished.ensemble import LoadedEnsemble
+from orchestrator.finished.exporting import export, parse_forms
 from workers.data.decoding import Rules
 from workers.errors import ConfigError, MemberFailed
 from workers.export.graph import EnsembleGraph

@@ -20,7 +20,7 @@ import pytest
 from noise_run import finished_run
 from PIL import Image
 
-from orchestrator.prediction import predict
+from orchestrator.finished.prediction import predict
 from workers.settings.dataset import Keep
 from workers.settings.model import ModelSettings
 from workers.settings.training import Crops, OptimizerSettings, ScheduleSettings

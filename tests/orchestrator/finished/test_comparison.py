@@ -12,7 +12,7 @@ from scipy.stats import binomtest, bootstrap
 from whole_run import CLASSES, finish, scores_of, stored, write_predictions
 
 from orchestrator.cli.program import main
-from orchestrator.comparison import compare_runs, comparison_lines
+from orchestrator.finished.comparison import compare_runs, comparison_lines
 from workers.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("no_drawing")

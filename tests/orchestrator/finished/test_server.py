@@ -14,9 +14,9 @@ from noise_run import finished_run, write_noise
 from PIL import Image
 from starlette.testclient import TestClient
 
-from orchestrator.loaded import LoadedEnsemble
-from orchestrator.prediction import predict
-from orchestrator.serving import IMAGE_BYTES, Limits, application
+from orchestrator.finished.ensemble import LoadedEnsemble
+from orchestrator.finished.prediction import predict
+from orchestrator.finished.server import IMAGE_BYTES, Limits, application
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops
 

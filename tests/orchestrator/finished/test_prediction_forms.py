@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.combine.rows import ClassProbability
 from orchestrator.config.schema import SubmissionFormat
-from orchestrator.loaded import Prediction
-from orchestrator.prediction import Form, _check_out
+from orchestrator.finished.ensemble import Prediction
+from orchestrator.finished.prediction import Form, _check_out
 from orchestrator.submission.formats import Question, Template, make_layout
 from workers.errors import ConfigError
 

@@ -7,8 +7,8 @@ import pytest
 from noise_run import finished_run, noise, write_noise
 from ray_nodes_process import ray_of_nodes
 
-from orchestrator import prediction
-from orchestrator.prediction import Asked, predict_as
+from orchestrator.finished import prediction
+from orchestrator.finished.prediction import Asked, predict_as
 from workers.errors import ConfigError, DataError
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops

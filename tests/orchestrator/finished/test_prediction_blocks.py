@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from noise_run import finished_run, noise, write_noise
 
-from orchestrator import prediction
 from orchestrator.cli.program import main
-from orchestrator.prediction import Asked, predict_as
+from orchestrator.finished import prediction
+from orchestrator.finished.prediction import Asked, predict_as
 from workers.errors import SourceLost, StorageError
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops

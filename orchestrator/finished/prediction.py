@@ -17,7 +17,7 @@ import numpy as np
 
 from orchestrator.combine import Block
 from orchestrator.config import ClusterConfig, SubmissionConfig, SubmissionFormat
-from orchestrator.loaded import LoadedEnsemble, Prediction
+from orchestrator.finished.ensemble import LoadedEnsemble, Prediction
 from orchestrator.run import RunPaths, find_finished
 from orchestrator.submission import Layout, Question, file_lines, find_manifest, make_layout, read_named
 from orchestrator.text import counted, duration

@@ -22,7 +22,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
-from orchestrator.loaded import LoadedEnsemble, Prediction
+from orchestrator.finished.ensemble import LoadedEnsemble, Prediction
 from orchestrator.run import RunPaths
 from orchestrator.submission import read_manifest
 from workers.errors import ConfigError, DataError

@@ -7,7 +7,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from orchestrator.loaded import Given, LoadedEnsemble
+from orchestrator.finished.ensemble import Given, LoadedEnsemble
 from orchestrator.run import Follower, RunPaths
 from orchestrator.submission import read_manifest
 from workers.errors import DataError

@@ -14,14 +14,14 @@ from PIL import Image
 from pyarrow.parquet import read_table
 from record_committed import record_committed
 
-from orchestrator import loaded
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.execution.jobs import Work
+from orchestrator.finished import ensemble
+from orchestrator.finished.prediction import predict
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
-from orchestrator.prediction import predict
 from orchestrator.run.ledger import Budgets
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -131,7 +131,7 @@ def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, mon
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
     tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
     assert tagged == shown != stored
-    monkeypatch.setattr(loaded, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
+    monkeypatch.setattr(ensemble, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
     assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
 
 

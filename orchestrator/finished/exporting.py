@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.combine import OF_LOGS, SMALLEST_PROBABILITY, Combination, place_scores
 from orchestrator.config import Calibrator, CombineMethod
-from orchestrator.loaded import LoadedEnsemble
+from orchestrator.finished.ensemble import LoadedEnsemble
 from orchestrator.run import RunPaths
 from orchestrator.tracking import save_pyfunc
 from workers.data.decoding import FORMATS
@@ -117,7 +117,7 @@ def _card(opened: LoadedEnsemble, about: dict[str, Any], forms: Collection[str])
     path = opened.paths.report_scores
     scores = parse_json(path.read_bytes()) if path.exists() else None
     # Markdown, not HTML.
-    made = Environment(loader=PackageLoader("orchestrator.exporting", "."), trim_blocks=True, autoescape=False)
+    made = Environment(loader=PackageLoader("orchestrator.finished", "."), trim_blocks=True, autoescape=False)
     given = {"opened": opened, "about": about, "forms": forms, "scores": scores, "combination": opened.combination}
     return made.get_template("model_card.md.j2").render(given)
 
