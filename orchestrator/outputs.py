@@ -195,12 +195,11 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     notes = (missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold, said)
     caveats = Caveats(at_chance, cuts_saw_val, *notes)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    rows = {split: opened.rows(split) for split in opened.members}
     combined = {split: whole for split in opened.members if (whole := opened.combined(split)) is not None}
     if sent := find_manifest(paths):
         about = f"{sent.format} of {counted(sent.num_rows, f'{sent.split} image')}, sha256 {sent.sha256[:12]}"
     submitted = Fact("submitted", sent.file, about) if sent else None
-    made_from = (paths, plan, record, opened.data, scores, predictions, rows, combined, caveats, worth, review)
+    made_from = (paths, plan, record, opened.data, scores, predictions, combined, caveats, worth, review)
     files = write_report(Evidence(*made_from, submitted))
     main = scores[0] if scores else None
     text = table_text(main, caveats)

@@ -19,6 +19,7 @@ from .model import (
     StageRef as StageRef,
     TrainJob as TrainJob,
     changed as changed,
+    leaves as leaves,
     normalised_as as normalised_as,
     plain as plain,
     plan_from_json as plan_from_json,

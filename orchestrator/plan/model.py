@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -300,6 +300,17 @@ def plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the names, with dots, and values of `plain` settings as they are typed; without those that are empty."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", text) for inner, text in leaves(value))
+        elif isinstance(value, list) and value:
+            yield name, f"[{','.join(map(str, value))}]"
+        elif value not in (None, "", []):
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

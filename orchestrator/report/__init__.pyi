@@ -1,5 +1,5 @@
-from .evidence import Evidence as Evidence
-from .review import review_json as review_json, write_review as write_review
+from .evidence import Evidence as Evidence, Valued as Valued
+from .review import write_review as write_review
 from .scores import macro_averages as macro_averages, score as score
 from .sections import Fact as Fact
 from .table import (
@@ -8,8 +8,7 @@ from .table import (
     percent as percent,
     points as points,
     score_split as score_split,
-    scores_json as scores_json,
     table_text as table_text,
 )
-from .worth import Valued as Valued, drop_note as drop_note, metric_told as metric_told, worth_json as worth_json
-from .write import write_report as write_report
+from .worth import drop_note as drop_note, metric_told as metric_told
+from .write import scores_json as scores_json, write_report as write_report

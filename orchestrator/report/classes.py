@@ -46,8 +46,8 @@ def classes_section(scores: SplitScores, names: Sequence[str]) -> Section:
     notes = [f"On {scores.split}: macro-F1 {f1:.2f} %, balanced accuracy {balanced:.2f} %.", _KEPT]
     notes += [f"Without an image here: {len(absent):,} of {num:,} classes."] if absent else []
     files = {
-        "classes": _csv([("class", "images", "guesses", "right", "error", "low", "high"), *kept, *absent]),
-        "confusion": _csv([("label", "guess", "count"), *((names[a], names[b], count) for a, b, count, _ in cells)]),
+        "classes": [("class", "images", "guesses", "right", "error", "low", "high"), *kept, *absent],
+        "confusion": [("label", "guess", "count"), *((names[a], names[b], count) for a, b, count, _ in cells)],
     }
     return Section("classes", "Classes", drawings, tuple(tables), notes=tuple(notes), csv=files, numbers=macro)
 
@@ -56,11 +56,3 @@ def _worst(header: tuple[str, ...], lines: Sequence[tuple[str, ...]], what: str)
     most = f"The worst {MOST_LISTED} of {len(lines):,} {what}"
     caption = most if len(lines) > MOST_LISTED else f"All {what}, the worst first"
     return Table(header, tuple(lines[:MOST_LISTED]), caption)
-
-
-def _csv(lines: Sequence[Sequence[object]]) -> str:
-    """Returns lines of csv; texts are in quotes, since names may have commas."""
-    cells = (
-        ('"' + one.replace('"', '""') + '"' if isinstance(one, str) else f"{one:.6g}" for one in line) for line in lines
-    )
-    return "".join(",".join(line) + "\n" for line in cells)

@@ -1,16 +1,19 @@
 """Shows how a run went, as parts of the page: how its members learned, and what ran when, where and how fast."""
 
-from collections.abc import Iterator
-from statistics import median
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 
-from orchestrator.plan import StageRef
-from orchestrator.report.curves import ensemble_curve, mean_curve, read_curves
+from orchestrator.plan import Plan, StageRef
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.figures import Kind, Stretch, lines_chart, schedule_chart
 from orchestrator.report.sections import Section, Table
-from orchestrator.run import AttemptEnd, Contents, Follower, read_ledger, timed_attempts
+from orchestrator.run import AttemptEnd, Contents, Follower, RunPaths, read_ledger, timed_attempts
 from orchestrator.text import counted, duration
 from workers.storage import layout
 
@@ -18,6 +21,80 @@ _MEASURES = {f"{split}/top1_error": f"top-1 error on {split}, %" for split in ("
 _MEASURES |= {"train/loss": "loss in training", "lr": "learning rate"}
 _FAILED = (AttemptEnd.lost, AttemptEnd.failed, AttemptEnd.diverged, AttemptEnd.refused)
 _MOST_ROWS, _MOST_LAUNCHES = 60, 3
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A member's stages in sequence: its metrics by name and epoch; its later stages begin at the epochs `starts`."""
+
+    member: str
+    pretrained: bool
+    series: Mapping[str, Mapping[float, float]]
+    starts: tuple[float, ...]
+
+    def last(self, metric: str) -> dict[float, float]:
+        """Returns a metric in the member's last stage."""
+        begin = max(self.starts, default=0)
+        return {epoch: value for epoch, value in self.series.get(metric, {}).items() if epoch > begin}
+
+
+def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
+    """Returns the curves of every member and student, as far as they have been written."""
+    return tuple(_read_curve(paths, plan, member) for member in dict.fromkeys((*plan.trained, *plan.students)))
+
+
+def _read_curve(paths: RunPaths, plan: Plan, member: str) -> Curve:
+    series: dict[str, dict[float, float]] = {}
+    starts: list[float] = []
+    begin = 0.0
+    for stage in plan.stages_of(member):
+        if begin:
+            starts.append(begin)
+        points = Follower(paths.metrics(stage.ref)).read()
+        for point in points:
+            for name, value in point.metrics.items():
+                # Within an epoch these are of a part of it. Those of averaged weights come last, and stay.
+                if float(point.epoch).is_integer() or not name.startswith("train/"):
+                    series.setdefault(name, {})[begin + point.epoch] = value
+        begin += max((point.epoch for point in points), default=0.0)
+    return Curve(member, plan.is_pretrained(member), series, tuple(starts))
+
+
+def mean_curve(members: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Returns the mean of members, once all have begun; one that has ended counts as it ended. Of one it is empty."""
+    return {epoch: fmean(values) for epoch, values in _together(members).items()}
+
+
+def ensemble_curve(evidence: Evidence, curves: Sequence[Curve], split: str) -> dict[float, float]:
+    """Returns the top-1 error on a split of the plain mean of members, as in `mean_curve`, where all kept answers."""
+    members, errors = [], {}
+    for curve in curves:
+        if curve.member in evidence.plan.trained:
+            stage = evidence.paths.stage(evidence.plan.last_stage(curve.member).ref)
+            found = {int(path.stem.rpartition("-")[2]): path for path in stage.glob(layout.answers(split, "*"))}
+            members.append({max(curve.starts, default=0) + epoch: path for epoch, path in found.items()})
+    read = lru_cache(len(members))(_read_answers)
+    for epoch, files in _together(members).items():
+        answers, labels = zip(*map(read, files), strict=True)
+        # An extended stage keeps answers of fewer images than before.
+        if all(np.array_equal(labels[0], own) for own in labels):
+            errors[epoch] = float((sum(answers).argmax(axis=1) != labels[0]).mean())
+    return errors
+
+
+def _read_answers(path: Path) -> tuple[Any, Any]:
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["probabilities"].astype(np.float32), kept["labels"]
+
+
+def _together(members: Sequence[Mapping[float, Any]]) -> dict[float, list[Any]]:
+    """Returns the newest values of all members at each epoch at which one changes, once all have one; none of one."""
+    newest, found = dict[int, Any](), {}
+    for epoch in sorted({epoch for one in members for epoch in one}):
+        newest |= {place: one[epoch] for place, one in enumerate(members) if epoch in one}
+        if len(newest) == len(members) > 1:
+            found[epoch] = [*newest.values()]
+    return found
 
 
 def course(evidence: Evidence) -> Section | None:

@@ -4,28 +4,41 @@ import base64
 import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 
 from safetensors import SafetensorError, safe_open
 
 from orchestrator.combine import Interval
+from orchestrator.plan import Plan
 from orchestrator.report.evidence import Evidence
-from orchestrator.report.figures import Bar, conv1_kernels, member_errors, reliability_diagram
+from orchestrator.report.figures import Bar, Drawing, conv1_kernels, member_errors, reliability_diagram
 from orchestrator.report.reliability import Reliability
 from orchestrator.report.sections import Card, Section
+from orchestrator.report.table import SplitScores
 from workers.storage import layout
 
 COLOURS = 3
 _log = logging.getLogger(__name__)
 
 
-def beside_averages(evidence: Evidence) -> Section | None:
-    """Shows the error of each member beside those of the averages."""
+def reliability(evidence: Evidence) -> Section | None:
+    """Shows the errors of members beside those of averages, and how often the ensemble is right by how sure it is."""
     if (scores := evidence.main) is None:
         return None
-    plan = evidence.plan
+    before, after = scores.calibrated.before, scores.calibrated.after
+    drawn = [_beside_averages(scores, evidence.plan)]
+    if after:
+        drawn.append(reliability_diagram("reliability_before", "the uncalibrated ensemble", before, scores.split))
+    drawn.append(reliability_diagram("reliability", "the ensemble", after or before, scores.split))
+    states = {"before": before} | ({"after": after} if after else {})
+    return Section(
+        "reliability", "Members, averages and reliability", tuple(drawn), csv={"reliability": tuple(_bins(states))}
+    )
+
+
+def _beside_averages(scores: SplitScores, plan: Plan) -> Drawing:
     # Out of fold, a recipe stands for its members.
     members = {voter: member for member, voter in plan.voters.items()} | {member: member for member in plan.members}
 
@@ -36,30 +49,16 @@ def beside_averages(evidence: Evidence) -> Section | None:
     bars += [bar(one.row.name, one.compared.error, averaged=True) for one in scores.rows if one.row.averaged]
     if scores.combined_as:
         bars.append(bar(f"ensemble, {scores.combined_as}", scores.ensemble_compared.error, averaged=True))
-    return Section("beside", "Each member beside the averages", (member_errors(bars),))
+    return member_errors(bars)
 
 
-def reliability(evidence: Evidence) -> Section | None:
-    """Shows how often the ensemble is right by how sure it is."""
-    if (scores := evidence.main) is None:
-        return None
-    before, after = scores.calibrated.before, scores.calibrated.after
-    drawn = [reliability_diagram("reliability", "the ensemble", after or before, scores.split)]
-    if after:
-        drawn.insert(0, reliability_diagram("reliability_before", "the uncalibrated ensemble", before, scores.split))
-    states = {"before": before} | ({"after": after} if after else {})
-    return Section("reliability", "Reliability", tuple(drawn), csv={"reliability": _bins(states)})
-
-
-def _bins(states: Mapping[str, Reliability]) -> str:
-    """Returns the bins of the reliability diagram, and those of equal width: a line a bin."""
-    lines = ["probabilities,bins,images,lowest,highest,confidence,right,low,high"]
+def _bins(states: Mapping[str, Reliability]) -> Iterator[tuple[object, ...]]:
+    """Yields a header, the bins of the reliability diagram, and those of equal width."""
+    yield "probabilities", "bins", "images", "lowest", "highest", "confidence", "right", "low", "high"
     for name, found in states.items():
         for kind in ("equal_mass", "equal_width"):
             for one in getattr(found, kind):
-                sure = (one.lowest, one.highest, one.confidence, *astuple(one.right))
-                lines.append(",".join((name, kind, str(one.num_images), *(f"{value:.6f}" for value in sure))))
-    return "\n".join(lines) + "\n"
+                yield name, kind, one.num_images, one.lowest, one.highest, one.confidence, *astuple(one.right)
 
 
 def kernels(evidence: Evidence) -> Section | None:

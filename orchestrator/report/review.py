@@ -40,11 +40,6 @@ class Review:
     issues: "LabelIssues"
 
 
-def review_json(issues: "LabelIssues") -> dict[str, int]:
-    """Returns what scores.json has of the review."""
-    return {"num_images": issues.num_images, "num_issues": len(issues.rows), "num_wrong": issues.num_wrong}
-
-
 def write_review(paths: RunPaths, plan: Plan, record: RunRecord, data: RunData, issues: "LabelIssues") -> Review:
     """Writes both files. A csv file in which something was filled in stays, and another list goes beside it."""
     rows = data.splits[OUT_OF_FOLD].rows

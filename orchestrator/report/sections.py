@@ -1,6 +1,6 @@
 """Describes parts of the page as values: facts, drawings, tables, cards with pictures, and notes. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -68,8 +68,8 @@ class Section:
     """A part of the page; what is empty is not shown. `key` is its anchor.
 
     Large facts stand first, then drawings, tables, cards, each at least `card_width` rem wide, `details` and notes.
-    With the page are written: `pictures` (PNGs) and `csv` (texts) as report/figures/NAME.png and .csv, and `numbers`,
-    small ones alone, at the end of scores.json, below `parts` and `key`.
+    With the page are written: `pictures` (PNGs) and `csv` (lines of texts and numbers) as report/figures/NAME.png and
+    .csv, and `numbers`, small ones alone, at the end of scores.json, below `parts` and `key`.
     """
 
     key: str
@@ -82,5 +82,20 @@ class Section:
     details: tuple[Fact, ...] = ()
     card_width: float = 9
     pictures: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
-    csv: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    csv: Mapping[str, Sequence[Sequence[object]]] = field(default_factory=lambda: MappingProxyType({}))
     numbers: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def to_markdown(section: Section) -> str:
+    """Returns a section's tables and notes in Markdown, ending in a newline; names of marked lines are bold."""
+    text = []
+    for one in section.tables:
+        # An asterisk would start emphasis.
+        header, *lines = ([str(cell).replace("*", "\\*") for cell in line] for line in (one.header, *one.lines))
+        for place in one.marked:
+            lines[place][0] = f"**{lines[place][0]}**"
+        aligned = [":---", *["---:"] * (len(header) - 1)]
+        text += [f"## {one.caption or section.title}", ""]
+        text += [f"| {' | '.join(line)} |" for line in (header, aligned, *lines)]
+        text += ["", *(f"- {note}" for note in one.notes)]
+    return "\n".join([*text, *(f"- {note}" for note in section.notes)]) + "\n"

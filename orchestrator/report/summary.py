@@ -1,15 +1,13 @@
 """Says what a run has found, of what it is made, and how to do it again: the words and tables of the page."""
 
-import json
 import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote
 
 from orchestrator.combine import Interval
-from orchestrator.plan import plain
+from orchestrator.plan import leaves, plain
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.sections import Fact, Link, Section, Table
 from orchestrator.report.table import AT_CHANCE_MARK, better_lines, percent, table_columns, table_notes, table_title
@@ -34,8 +32,9 @@ def headline(evidence: Evidence) -> Section:
         ]
     if (sent := evidence.submitted) is not None:
         facts.append(replace(sent, value=Link(str(sent.value), f"../{evidence.paths.submission.name}/{sent.value}")))
-    if evidence.caveats.review:
-        facts.append(Fact("labels", Link("to review", evidence.paths.review_page.name)))
+    if (review := evidence.review) is not None:
+        found = f"{len(review.issues.rows):,} of {review.issues.num_images:,}"
+        facts.append(Fact("labels that may be wrong", Link(found, evidence.paths.review_page.name), "in training"))
     title = f"The ensemble ({main.combined_as or 'mean'})" if main else "The ensemble"
     return Section("ensemble", title, facts=(*facts, *_cost(evidence)))
 
@@ -121,7 +120,7 @@ def members(evidence: Evidence) -> Section:
 def _mlflow_link(text: str, evidence: Evidence, run_id: str | None) -> Link | str:
     """Returns a link to a run where the store is a server."""
     ids = evidence.record.mlflow
-    uri = str(ids.get("uri", ""))
+    uri = str(ids.get("uri", "")).replace("***@", "")
     is_served = run_id and uri.startswith(("http://", "https://"))
     # Without its query MLflow opens a single run on its pages for language models.
     page = f"{uri.rstrip('/')}/#/experiments/{ids.get('experiment_id')}/runs/{run_id}?workflowType=machine_learning"
@@ -133,7 +132,7 @@ def settings(evidence: Evidence) -> Section | None:
     plan = evidence.plan
     if len(plan.trained) < 2:
         return None
-    recipes = {name: dict(_leaves(plain(plan.last_stage(name).recipe))) for name in plan.trained}
+    recipes = {name: dict(leaves(plain(plan.last_stage(name).recipe))) for name in plan.trained}
     lines = []
     for key in sorted(set[str]().union(*recipes.values())):
         values: dict[str, list[str]] = {}
@@ -144,14 +143,6 @@ def settings(evidence: Evidence) -> Section | None:
     shown = (Table(("setting", "value", "members"), tuple(lines), num_texts=3),) if lines else ()
     note = "All other settings are the same for all members." if lines else "Members differ in their seeds alone."
     return Section("settings", "Settings that differ between members", tables=shown, notes=(note,))
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, own in value.items():
-            yield from _leaves(own, f"{path}.{name}" if path else name)
-    else:
-        yield path, json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def again(evidence: Evidence) -> Section:

@@ -174,24 +174,8 @@ def _name(combination: Combination, *, by_rows: bool) -> str:
     return f"{combination.method}{', weights given' if combination.given else ''}{corrected}"
 
 
-def scores_json(
-    scores: Sequence[SplitScores],
-    missing: Sequence[Missing],
-    worth: Mapping[str, Any] | None = None,
-    review: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Returns the content of scores.json; the first of `scores` is the main split, `worth` what its members are worth.
-
-    The keys `missing`, `worth` and `review` exist only if a member is missing, if there are two members, and if there
-    are out-of-fold predictions.
-    """
-    main, *others = scores
-    more = {"missing": [asdict(one) for one in missing], "worth": worth, "review": review}
-    splits = {other.split: _split_json(other) for other in others}
-    return _split_json(main) | {"splits": splits} | {name: value for name, value in more.items() if value}
-
-
-def _split_json(scores: SplitScores) -> dict[str, Any]:
+def split_json(scores: SplitScores) -> dict[str, Any]:
+    """Returns what scores.json says of a split."""
     return {
         "split": scores.split,
         "num_images": scores.num_images,
@@ -350,22 +334,3 @@ def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
         return "\n".join(table_notes(caveats, None)) + "\n"
     header, lines = table_columns(scores, caveats)
     return "\n".join([table_title(scores), "", *table((header, *lines), 1), "", *table_notes(caveats, scores)]) + "\n"
-
-
-def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
-    """Returns the table in Markdown, ending in a newline."""
-    lines = [
-        f"## {table_title(scores)}",
-        "",
-        *markdown_table(*table_columns(scores, caveats)),
-        "",
-        *(f"- {note}" for note in table_notes(caveats, scores)),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_table(header: Line, lines: Sequence[Line]) -> list[str]:
-    """Returns a table's lines in Markdown; columns but the first are aligned right."""
-    # An asterisk would start emphasis.
-    first, *rows = ("| " + " | ".join(cell.replace("*", "\\*") for cell in line) + " |" for line in (header, *lines))
-    return [first, "|:---" + "|---:" * (len(header) - 1) + "|", *rows]

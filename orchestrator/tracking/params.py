@@ -2,11 +2,11 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.config import Config
-from orchestrator.plan import Plan, Stage, changed, plain
+from orchestrator.plan import Plan, Stage, changed, leaves, plain
 from orchestrator.text import without_secrets
 
 # MLflow's own limits; a server refuses names of other characters.
@@ -37,15 +37,4 @@ def ensemble_params(config: Config, plan: Plan) -> dict[str, str]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:
-    return {_REFUSED.sub("_", name)[:_LONGEST_NAME]: text[:_LONGEST_VALUE] for name, text in _leaves(values)}
-
-
-def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields names with dots and values as they are typed; without those that are empty."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", text) for inner, text in _leaves(value))
-        elif isinstance(value, list) and value:
-            yield name, f"[{','.join(map(str, value))}]"
-        elif value not in (None, "", []):
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+    return {_REFUSED.sub("_", name)[:_LONGEST_NAME]: text[:_LONGEST_VALUE] for name, text in leaves(values)}

@@ -12,7 +12,7 @@ from orchestrator.combine import Combination, MemberPredictions, equal, weights_
 from orchestrator.config import FITTED, Calibrator, CombineConfig
 from orchestrator.opened import Opened, find_issues, opened_splits, score_splits, value_members
 from orchestrator.plan import StageRef
-from orchestrator.report import metric_told, review_json, scores_json, worth_json
+from orchestrator.report import metric_told, scores_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
 from orchestrator.submission import Manifest, asked_by, first_difference, uncertainty_difference
 from orchestrator.verification.findings import Examined
@@ -203,8 +203,7 @@ def check_report(
         told.pop("parts", None)
     metric = metric_told(told)
     worth = value_members(run.paths, plan, opened, scores[0].split, metric) if scores and metric else None
-    review = review_json(issues) if (issues := find_issues(opened)) else None
-    wanted = scores_json(scores, manifest.missing, worth_json(worth) if worth else None, review)
+    wanted = scores_json(scores, manifest.missing, worth, find_issues(opened))
     different = list(_different(told, wanted, ""))
     if different:
         run.differs(

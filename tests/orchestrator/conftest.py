@@ -3,7 +3,7 @@
 import pytest
 from whole_run import build_run
 
-from orchestrator.report import diversity, summary, write
+from orchestrator.report import summary, worth, write
 from orchestrator.report.figures import Drawing
 
 
@@ -19,7 +19,7 @@ def no_drawing():
     nothing = Drawing("nothing", "nothing", "", "<svg></svg>", b"svg", b"png")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("lines_chart", "pairs_chart"):
-            patch.setattr(diversity, name, lambda *_: nothing)
-        words = (summary.headline, summary.tables, diversity.number, diversity.disagreement, summary.members)
+            patch.setattr(worth, name, lambda *_: nothing)
+        words = (summary.headline, summary.tables, worth.number, worth.disagreement, summary.members)
         patch.setattr(write, "PARTS", (*words, summary.again))
         yield

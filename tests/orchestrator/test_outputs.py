@@ -15,7 +15,7 @@ from orchestrator.config.schema import (
     Metric,
 )
 from orchestrator.outputs import rebuild_report, write_results
-from orchestrator.report.curves import read_curves
+from orchestrator.report.course import read_curves
 from orchestrator.run.ledger import AttemptEnd, Ledger, State
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed
@@ -113,7 +113,7 @@ def test_write_results_says_what_each_member_is_worth(run):
     off = matrix[np.triu_indices(len(names), 1)]
     assert off.mean() == pytest.approx(scores["ensemble"]["disagreement"], abs=1e-6)
     correlation = (run.paths.report / "figures" / "error_correlation.csv").read_text().splitlines()
-    assert len(correlation) == 5 and correlation[1].split(",")[1] == "1.000000"
+    assert len(correlation) == 5 and float(correlation[1].split(",")[1]) == 1
 
 
 def test_write_results_tells_of_a_member_that_should_be_dropped(run):

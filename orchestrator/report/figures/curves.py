@@ -39,7 +39,8 @@ def lines_chart(
         axes.yaxis.set_major_locator(MaxNLocator(5) if max(values) < 6 * low else LogLocator(subs=parts))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
-        caption = f"{label.removesuffix(', %').capitalize()} by {axis}, on a log scale; 0 is at the lower edge."
+        zeros = "; 0 is at the lower edge" if min(values) <= 0 else ""
+        caption = f"{label.removesuffix(', %').capitalize()} by {axis}, on a log scale{zeros}."
         return draw(name, figure, caption, f"{caption} {'; '.join(spoken[-14:])}.")

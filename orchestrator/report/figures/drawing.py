@@ -67,7 +67,7 @@ def canvas(height: float) -> "Iterator[Figure]":
         yield Figure(figsize=(COLUMN, height), layout="constrained", facecolor=CARD)
 
 
-def dress(axes: "Axes", title: str = "") -> None:
+def dress(axes: "Axes") -> None:
     """Gives axes the page's look: a light grid, no frame."""
     axes.set_facecolor(CARD)
     axes.grid(visible=True, color=LINE, linewidth=0.8)
@@ -77,8 +77,6 @@ def dress(axes: "Axes", title: str = "") -> None:
     axes.yaxis.label.set(color=INK, fontsize=9.5)
     for side in axes.spines.values():
         side.set_visible(False)
-    if title:
-        axes.set_title(title, color=INK, fontsize=10.5, loc="left")
 
 
 def hover(artist: "Artist", text: str) -> None:

@@ -9,8 +9,7 @@ import pytest
 from orchestrator.cluster import Where
 from orchestrator.plan import PredictJob, StageRef, TrainJob
 from orchestrator.report import course as module
-from orchestrator.report.course import course, schedule
-from orchestrator.report.curves import mean_curve
+from orchestrator.report.course import course, mean_curve, schedule
 from orchestrator.run import AttemptEnd, Ledger, State
 
 HERE = Where("vm", "10.0.0.1", 42, "cuda:1", "n1")

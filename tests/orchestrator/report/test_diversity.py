@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orchestrator.report.diversity import disagreement, number
 from orchestrator.report.figures import pairs_chart
+from orchestrator.report.worth import disagreement, number
 
 
 def test_parts_of_a_single_member_are_left_out():
@@ -26,7 +26,7 @@ def test_disagreement_says_the_value_of_each_two_members_and_writes_csv():
     main.disagreements, main.error_correlations = matrix, alike
     section = disagreement(SimpleNamespace(main=main))
     assert sorted(titles(section.drawings[0])) == ["a, b: nan", "b, a: 25.0 %"]
-    assert section.csv["disagreement"] == ",a,b\na,0.000000,0.250000\nb,0.250000,0.000000\n"
+    assert section.csv["disagreement"] == [("", "a", "b"), ("a", 0.0, 0.25), ("b", 0.25, 0.0)]
     assert "25.0 % on average" in section.drawings[0].caption
 
 

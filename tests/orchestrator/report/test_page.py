@@ -7,7 +7,7 @@ from browser import Browser, open_browser
 from whole_run import MEAN, Run, build_run, finish
 
 from orchestrator.config.schema import Calibrator, CombineConfig, SubmissionConfig
-from orchestrator.report.page import Page, render
+from orchestrator.report.page import render
 from orchestrator.report.sections import Card, Fact, Guess, Link, Section, Table
 
 CHECK = (Path(__file__).parents[2] / "shared" / "page_check.js").read_text()
@@ -39,7 +39,7 @@ def small_page(word: str) -> str:
     details = (Fact("command", f"septet launch experiment={word}"),)
     first = Section("first", "First", tables=(wide, texts), notes=("LOOKS: many",))
     second = Section("second", "Second", cards=(card,) * 5, facts=facts, details=details)
-    return render(Page(f"{word}: an ensemble", "2 members", (first, second)))
+    return render(f"{word}: an ensemble", "2 members", (first, second), {})
 
 
 def test_small_page_is_whole_and_readable_and_its_first_stop_skips_the_contents(tmp_path):

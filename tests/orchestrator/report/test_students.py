@@ -8,7 +8,7 @@ import pytest
 from orchestrator.combine import STUDENT, Missing, mean
 from orchestrator.fitting import mean_interval
 from orchestrator.report.students import student_line
-from orchestrator.report.table import Caveats, better_lines, score_split, scores_json, table_lines, table_text
+from orchestrator.report.table import Caveats, better_lines, score_split, split_json, table_lines, table_text
 
 NUM_IMAGES = 60
 LABELS = np.arange(NUM_IMAGES) % 10
@@ -39,7 +39,7 @@ def test_difference_to_the_ensemble_and_to_the_mean_member_is_paired():
 
 def test_students_change_no_figure_of_the_others_and_stand_below_them():
     without, found = scored(), scored(24, 12)
-    plain, more = (json.loads(json.dumps(scores_json([one], []))) for one in (without, found))
+    plain, more = (json.loads(json.dumps(split_json(one))) for one in (without, found))
     assert list(more.pop("students")) == ["s0", "s1"] and "students" not in plain
     assert more == plain
     lines = table_lines(found, Caveats())

@@ -15,8 +15,8 @@ from orchestrator.report import table as scoreboard, write
 from orchestrator.report.comparisons import Compared
 from orchestrator.report.figures import Drawing
 from orchestrator.report.gallery import first_convolution
-from orchestrator.report.page import Page, render
-from orchestrator.report.sections import Card, Fact, Guess, Link, Section, Table
+from orchestrator.report.page import render
+from orchestrator.report.sections import Card, Fact, Guess, Link, Section, Table, to_markdown
 from orchestrator.report.table import Caveats
 
 PNG = b"\x89PNG"
@@ -45,7 +45,8 @@ def make_section(word="cat"):
 
 
 def make_page(*sections, **changes):
-    return replace(Page("digits", "2 members", sections or (make_section(),)), **changes)
+    page = {"title": "digits", "under": "2 members", "sections": sections or (make_section(),), "pictures": {}}
+    return render(**page | changes)
 
 
 class Reader(HTMLParser):
@@ -75,7 +76,7 @@ class Reader(HTMLParser):
 
 def parse(page):
     reader = Reader()
-    reader.feed(render(page))
+    reader.feed(page)
     reader.close()
     assert reader.open == []
     return reader
@@ -88,8 +89,8 @@ def test_render_page_needs_nothing_beside_it():
     links = {reference for reference in reader.references if reference not in pictures}
     assert links == {"#parts", "#errors", "../members/a b/log.txt"}
     assert not reader.tags & {"script", "link", "iframe"}
-    assert "url(" not in render(make_page())
-    assert "http" not in render(make_page())
+    assert "url(" not in make_page()
+    assert "http" not in make_page()
 
 
 def test_render_names_with_markup_or_template_code_are_shown_as_text():
@@ -124,7 +125,9 @@ def test_unreadable_images_are_counted_and_the_first_named():
 
 
 def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
-    text = scoreboard.to_markdown(make_scores(), Caveats(at_chance=("b",)))
+    table = Table(*scoreboard.table_columns(make_scores(), Caveats(at_chance=("b",))), "val", ("note",), (1,))
+    text = to_markdown(Section("table", "Errors", tables=(table,), notes=("all",)))
+    assert text.startswith("## val\n\n|") and text.endswith("\n\n- note\n- all\n") and "| **2 CNNs †** |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {8}
     assert r"3 CNNs\* †" in text
@@ -193,7 +196,9 @@ def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the
 
 def test_write_report_collects_what_parts_bring_and_deletes_figures_that_no_part_has(tmp_path, make_run, monkeypatch):
     run = make_run(tmp_path)
-    part = Section("a", "A", make_section().drawings, pictures={"b": PNG}, csv={"c": "1\n"}, numbers={"d": 2})
+    part = Section(
+        "a", "A", make_section().drawings, pictures={"b": PNG}, csv={"c": [("a, b", 1, 0.1234567)]}, numbers={"d": 2}
+    )
     figures = run.paths.report / "figures"
     figures.mkdir(parents=True)
     for name in ("old.png", "old.csv", "old.svg", "kept.txt"):
@@ -203,7 +208,7 @@ def test_write_report_collects_what_parts_bring_and_deletes_figures_that_no_part
     )
     write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
     assert {path.name for path in figures.iterdir()} == {"d.png", "d.svg", "b.png", "c.csv", "kept.txt"}
-    assert (figures / "c.csv").read_text() == "1\n" and (figures / "b.png").read_bytes() == PNG
+    assert (figures / "c.csv").read_text() == '"a, b",1,0.123457\n' and (figures / "b.png").read_bytes() == PNG
     assert json.loads(run.paths.report_scores.read_text())["parts"] == {"a": {"d": 2}, run.plan.hash: {"d": 2}}
     page = run.paths.report_page.read_text()
     assert page.index('<section id="a"') < page.index(f'<section id="{run.plan.hash}"')
