@@ -56,7 +56,7 @@ def examples(evidence: Evidence) -> Section:
     num = evidence.combined[split].shape[0]
     cards = _answered(evidence, split, sorted({place * num // _EXAMPLES for place in range(_EXAMPLES)}))
     note = f"Evenly spaced in the order of {split}, whatever the ensemble makes of them."
-    return Section("examples", "Some images, right or wrong", cards=cards, notes=(note,))
+    return Section("examples", "Some images, with guesses", cards=cards, notes=(note,))
 
 
 def neighbours(evidence: Evidence) -> Section | None:

@@ -71,7 +71,7 @@ def _measured(reading: Reading, num_classes: int) -> Reliability:
     by_count = np.searchsorted(np.sort(confidence), confidence) * NUM_BINS // num_rows
     equal_width, equal_mass = (_bins(where, confidence, place == 0) for where in (bins_of(confidence), by_count))
     return Reliability(
-        nll=float(-np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).mean()),
+        nll=float(0.0 - np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).mean()),
         # Two classes count as one probability, as in Brier's binary score.
         brier=float((reading.squares - 2 * right + 1).mean()) * (0.5 if num_classes == 2 else 1.0),
         ece=_error(equal_width),

@@ -99,7 +99,8 @@ def score(reading: Reading) -> Score:
     """Scores the probabilities that were read."""
     place, sure = reading.place, reading.confidence.astype(np.float64)
     excess = np.bincount(bins_of(sure), sure - (place == 0))
-    nll = -np.log(np.clip(reading.right.astype(np.float64), SMALLEST_PROBABILITY, 1.0)).mean()
+    # Taken from zero, since the negative of zero would be shown as -0.0000.
+    nll = 0.0 - np.log(np.clip(reading.right.astype(np.float64), SMALLEST_PROBABILITY, 1.0)).mean()
     return Score(
         float(reading.wrong.mean()), float((place >= 5).mean()), float(nll), float(np.abs(excess).sum()) / len(place)
     )

@@ -24,12 +24,11 @@ def headline(evidence: Evidence) -> Section:
     if main is not None:
         own, gain = main.ensemble_compared.error, main.gain
         spread = f"95 % interval {100 * own.low:.1f} to {100 * own.high:.1f} %"
-        said = f"; McNemar p = {gain.p_best:.2g}; best on these images"
-        facts = [
-            Fact(f"top-1 error on {main.split}", f"{100 * own.estimate:.2f} %", spread),
-            _difference("against the mean member", gain.than_mean),
-            _difference(f"against the best member, {gain.best}", gain.than_best, said),
-        ]
+        facts = [Fact(f"top-1 error on {main.split}", f"{100 * own.estimate:.2f} %", spread)]
+        if len(main.members) > 1:
+            said = f"; McNemar p = {gain.p_best:.2g}; best on these images"
+            facts.append(_difference("against the mean member", gain.than_mean))
+            facts.append(_difference(f"against the best member, {gain.best}", gain.than_best, said))
     if (sent := evidence.submitted) is not None:
         facts.append(replace(sent, value=Link(str(sent.value), f"../{evidence.paths.submission.name}/{sent.value}")))
     if (review := evidence.review) is not None:

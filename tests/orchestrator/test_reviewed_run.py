@@ -94,7 +94,7 @@ def test_planted_labels_are_listed_with_what_the_members_say(run):
     total = len(data.labels("oof"))
     assert f"REVIEW: 5 of {total:,} labels may be wrong (report/review.csv, report/review.html)." in text
     assert json.loads(run.report_scores.read_text())["review"]["num_issues"] == 5
-    assert '<a href="review.html">' in run.report_page.read_text()
+    assert f'<a href="review.html">5 of {total:,}</a>' in run.report_page.read_text()
 
 
 def test_where_no_label_looks_wrong_the_list_is_empty_and_the_page_says_so(run):

@@ -8,8 +8,6 @@ import numpy as np
 from orchestrator.combine import Interval
 from orchestrator.report.figures.drawing import INK, MARK, Drawing, canvas, draw, dress, hover, member_colours
 
-_CAPTION = "Top-1 error of every member and, below, of averaged probabilities, with 95 % intervals over images."
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -46,4 +44,6 @@ def member_errors(bars: Sequence[Bar]) -> Drawing:
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.15 * max(ends, default=1))
         axes.set_xlabel("top-1 error, %")
-        return draw("member_errors", figure, _CAPTION)
+        averages = " and, below, of averaged probabilities" if any(bar.averaged for bar in bars) else ""
+        caption = f"Top-1 error of every member{averages}, with 95 % intervals over images."
+        return draw("member_errors", figure, caption)

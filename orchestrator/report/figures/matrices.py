@@ -92,7 +92,7 @@ def pairs_chart(names: Sequence[str], below: NDArray[np.float64], above: NDArray
             (matrix, largest), colour = kinds[row < column], colours[row < column]
             value = matrix[row - 1, column - 1]
             face = (colour, 0.45 * max(np.nan_to_num(value), 0) / largest)
-            text = f"{value:.1f}" if row > column else f"{value:.2f}"
+            text = "–" if np.isnan(value) else f"{value:.1f}" if row > column else f"{value:.2f}"
             said = f"{names[row - 1]}, {names[column - 1]}: {text}{' %' * (row > column)}"
             _add_cell(axes, row, column, said, text if num <= _MOST_NUMBERED else "", facecolor=face, edgecolor=CARD)
         axes.set_yticks(range(1, num + 1, step), [f"{names[at]}  {at + 1}" for at in range(0, num, step)])

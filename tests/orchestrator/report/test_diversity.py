@@ -25,7 +25,7 @@ def test_disagreement_says_the_value_of_each_two_members_and_writes_csv():
     main = SimpleNamespace(members={"a": 0, "b": 0}, split="val", disagreement=0.25)
     main.disagreements, main.error_correlations = matrix, alike
     section = disagreement(SimpleNamespace(main=main))
-    assert sorted(titles(section.drawings[0])) == ["a, b: nan", "b, a: 25.0 %"]
+    assert sorted(titles(section.drawings[0])) == ["a, b: –", "b, a: 25.0 %"]
     assert section.csv["disagreement"] == [("", "a", "b"), ("a", 0.0, 0.25), ("b", 0.25, 0.0)]
     assert "25.0 % on average" in section.drawings[0].caption
 

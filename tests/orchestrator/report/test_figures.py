@@ -91,6 +91,9 @@ def test_lines_chart_any_number_of_members_is_drawn(num, num_epochs):
     assert read(drawn.png).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert drawn.inline.count("<title>") == num
     assert f"member0: {100 / num_epochs:g} % at the end" in drawn.inline
+    # No epoch has a fraction.
+    assert (">1<" in drawn.inline and ">1.02<" not in drawn.inline) or num_epochs > 1
+    assert "lower edge" not in drawn.caption and "lower edge" in learning(num, num_epochs, mean={1: 0.0}).caption
 
 
 def test_lines_chart_twelve_members_have_a_sign_each_and_a_legend():

@@ -52,6 +52,8 @@ def test_score_of_known_values():
     uniform = score(np.full((4, 2), 0.5, dtype=np.float32), np.array([0, 0, 1, 0]))
     assert (uniform.top1_error, uniform.top5_error) == (0.25, 0)
     assert (uniform.nll, uniform.ece) == (pytest.approx(math.log(2)), pytest.approx(0.25))
+    # Negative zero would be shown as -0.0000.
+    assert f"{score(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0])).nll:.4f}" == "0.0000"
     certain_and_wrong = score(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
     assert (certain_and_wrong.nll, certain_and_wrong.ece) == (pytest.approx(-math.log(1e-12)), 1)
     # Confidence on the edge of a bin: both of 0.6, one right, fall in the lower one, with an accuracy of 0.5.

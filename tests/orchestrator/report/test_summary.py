@@ -47,7 +47,7 @@ def run(tmp_path_factory):
     write_json_lines(made.paths.ledger, launches)
     made.paths.log(StageRef("base1", "train")).write_text("log")
     record = json.loads(made.paths.run_json.read_text())
-    record["mlflow"] = {"uri": "http://h:5000/", "experiment_id": "3", "run_id": "e", "members": {"base1": "m 1"}}
+    record["mlflow"] = {"uri": "http://***@h:5000/", "experiment_id": "3", "run_id": "e", "members": {"base1": "m 1"}}
     record["command"] = ["septet", "launch", "experiment=a b"]
     write_json(made.paths.run_json, record)
     finish(made, submission=SubmissionConfig())
@@ -79,6 +79,13 @@ def test_headline_says_what_was_submitted_what_it_cost_and_where(run, page):
     assert "3 h 30 min of wall clock in 2 launches" in page
     assert "at least 5.00 core-hours" in page
     assert "1970-01-01 12:00 UTC" in page and "on n1 (10.0.0.1), n2 (10.0.0.1): cuda:0" in page
+
+
+def test_headline_of_one_member_compares_it_with_nobody(tmp_path):
+    run = build_run(tmp_path / "run", base=("only",), pretrained=())
+    finish(run, submission=SubmissionConfig())
+    page = run.paths.report_page.read_text()
+    assert "top-1 error on val" in page and "against the" not in page
 
 
 def test_links_lead_to_logs_that_are_there_and_to_runs_of_a_served_store(run, page):

@@ -37,7 +37,7 @@ def make_section(word="cat"):
         "Errors & more",
         (Drawing("d", "a <caption>", "", "<svg></svg>", b"", PNG),),
         (Table(("", "n"), (("a<b", "3"),), "all", ("marked: because",), marked=(0,)),),
-        (Card("data:image/png;base64,aa", "an <i>image", ("a.jpg",), guesses, (other,)),),
+        (Card("data:image/png;base64,aa", "an <i>image", ("d/<a.jpg",), guesses, (other,)),),
         ("note <1>",),
         (Fact("error", "3.00 %", "of <all>"),),
         (Fact("log", Link("log.txt", "../members/a b/log.txt")),),
@@ -52,7 +52,7 @@ def make_page(*sections, **changes):
 class Reader(HTMLParser):
     """Collects tags, references and text; complains of tags that do not match."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "wbr")
 
     def __init__(self):
         super().__init__()
@@ -229,7 +229,7 @@ def test_first_convolution_is_the_one_that_sees_colours(shapes, found):
 def test_render_a_section_shows_all_it_has_and_escapes_it():
     reader = parse(make_page())
     text = "".join(reader.text)
-    shown = ("Errors & more", "a <caption>", "a<b", "note <1>", "<b>cat", "75 %", "a.jpg", "near", "marked: because")
+    shown = ("Errors & more", "a <caption>", "a<b", "note <1>", "<b>cat", "75 %", "d/<a.jpg", "near", "marked: because")
     for expected in (*shown, "3.00 %", "of <all>", "log.txt"):
         assert expected in text
     assert {"data:image/png;base64,aa", "data:image/png;base64,bb"} <= set(reader.references)
