@@ -10,19 +10,17 @@ from orchestrator.report.evidence import Evidence
 from orchestrator.report.figures import Cell, confusion_matrix
 from orchestrator.report.scores import macro_averages
 from orchestrator.report.sections import Section, Table
-from orchestrator.report.table import SplitScores, percent
+from orchestrator.report.table import percent
 
 MOST_DRAWN = MOST_LISTED = 30
 _KEPT = "All classes are in figures/classes.csv, all pairs of a label and a guess in figures/confusion.csv."
 
 
 def by_class(evidence: Evidence) -> Section | None:
-    """Shows how the ensemble does on the classes of the main split."""
-    return classes_section(evidence.main, evidence.data.classes) if evidence.main else None
-
-
-def classes_section(scores: SplitScores, names: Sequence[str]) -> Section:
-    """Returns the part on the classes called `names`: the worst first by error, pairs of label and guess by images."""
+    """Shows the main split's classes, the worst first by error, and pairs of label and guess by images."""
+    if (scores := evidence.main) is None:
+        return None
+    names = evidence.data.classes
     labels, guess, num = scores.labels, scores.reading.guess, len(names)
     wanted = (labels, guess, labels[labels == guess])
     images, guesses, right = (np.bincount(of, minlength=num).tolist() for of in wanted)

@@ -88,14 +88,17 @@ class Section:
 
 def to_markdown(section: Section) -> str:
     """Returns a section's tables and notes in Markdown, ending in a newline; names of marked lines are bold."""
-    text = []
+    blocks = list[str]()
     for one in section.tables:
         # An asterisk would start emphasis.
         header, *lines = ([str(cell).replace("*", "\\*") for cell in line] for line in (one.header, *one.lines))
         for place in one.marked:
             lines[place][0] = f"**{lines[place][0]}**"
-        aligned = [":---", *["---:"] * (len(header) - 1)]
-        text += [f"## {one.caption or section.title}", ""]
-        text += [f"| {' | '.join(line)} |" for line in (header, aligned, *lines)]
-        text += ["", *(f"- {note}" for note in one.notes)]
-    return "\n".join([*text, *(f"- {note}" for note in section.notes)]) + "\n"
+        rows = (header, [":---", *["---:"] * (len(header) - 1)], *lines)
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        blocks += [f"## {one.caption or section.title}", table, *_listed(one.notes)]
+    return "\n\n".join([*blocks, *_listed(section.notes)]) + "\n"
+
+
+def _listed(notes: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {note}" for note in notes)] if notes else []

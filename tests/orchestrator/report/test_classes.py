@@ -1,6 +1,7 @@
 """Confusion, errors by class, macro-averages: on the page and in files."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from whole_run import finish, scores_of, stored
 from orchestrator.combine import mean
 from orchestrator.fitting import wilson
 from orchestrator.report import write
-from orchestrator.report.classes import by_class, classes_section
+from orchestrator.report.classes import by_class
 from orchestrator.report.figures import Cell
 from orchestrator.report.figures.matrices import cluster
 from orchestrator.report.table import score_split
@@ -30,6 +31,10 @@ def scored(num_classes, num_rows=400, without=(), seed=0):
     return score_split("val", members, ("a", "b"), (), mean(list(members.values())), labels), labels, guess
 
 
+def shown(scores, called):
+    return by_class(SimpleNamespace(main=scores, data=SimpleNamespace(classes=called)))
+
+
 def names(num_classes):
     return [f"class, {number}" for number in range(num_classes)]
 
@@ -37,7 +42,7 @@ def names(num_classes):
 def test_files_hold_every_pair_and_every_class_as_scikit_learn_counts_them():
     scores, labels, guess = scored(40, without=(7,))
     called = [f'class "{name}", {name}' for name in range(40)]
-    files = classes_section(scores, called).csv
+    files = shown(scores, called).csv
     header, *pairs = files["confusion"]
     assert header == ("label", "guess", "count")
     found = np.zeros((40, 40), int)
@@ -59,7 +64,7 @@ def test_files_hold_every_pair_and_every_class_as_scikit_learn_counts_them():
 
 def test_page_above_thirty_classes_lists_the_worst_pairs_and_draws_nothing():
     scores, labels, guess = scored(50, num_rows=5_000)
-    section = classes_section(scores, names(50))
+    section = shown(scores, names(50))
     assert section.drawings == ()
     pairs, classes = section.tables
     assert len(pairs.lines) == len(classes.lines) == 30
@@ -75,7 +80,7 @@ def test_page_above_thirty_classes_lists_the_worst_pairs_and_draws_nothing():
 
 def test_page_up_to_thirty_classes_draws_all_with_values_under_the_pointer():
     scores, labels, guess = scored(4)
-    section = classes_section(scores, ["a<b", "$x$ $y$", "ü", "d" * 40])
+    section = shown(scores, ["a<b", "$x$ $y$", "ü", "d" * 40])
     (drawing,) = section.drawings
     count = ((labels == 0) & (guess == 1)).sum()
     share = 100 * count / (labels == 0).sum()

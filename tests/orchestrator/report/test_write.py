@@ -127,7 +127,8 @@ def test_unreadable_images_are_counted_and_the_first_named():
 def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
     table = Table(*scoreboard.table_columns(make_scores(), Caveats(at_chance=("b",))), "val", ("note",), (1,))
     text = to_markdown(Section("table", "Errors", tables=(table,), notes=("all",)))
-    assert text.startswith("## val\n\n|") and text.endswith("\n\n- note\n- all\n") and "| **2 CNNs †** |" in text
+    assert to_markdown(Section("a", "A", tables=(table, table))).count("- note\n\n## val") == 1
+    assert text.startswith("## val\n\n|") and text.endswith("\n\n- note\n\n- all\n") and "| **2 CNNs †** |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {8}
     assert r"3 CNNs\* †" in text
