@@ -74,7 +74,7 @@ def test_reliability_same_values_same_bytes_in_a_figure_of_one_column():
     assert Image.open(io.BytesIO(reliability_diagram(*one).png)).size[0] == round(150 * COLUMN)
 
 
-@pytest.mark.parametrize("calibration", [Calibrator.none, Calibrator.temperature])
+@pytest.mark.parametrize("calibration", [pytest.param(Calibrator.none, marks=pytest.mark.slow), Calibrator.temperature])
 def test_report_has_the_diagram_as_picture_text_and_numbers(calibration, make_run, tmp_path):
     run = make_run(tmp_path / "run")
     understate(run)
