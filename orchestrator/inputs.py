@@ -19,7 +19,7 @@ from workers.errors import ConfigError, DataError, StorageError
 from workers.models import code_of, read_sources
 from workers.protocol import InitFile
 from workers.settings import ModelSettings, Normalisation, Recipe
-from workers.storage import sha256_of
+from workers.storage import expanded, sha256_of
 
 # Is called for every image, with the name of its dataset.
 Watcher = Callable[[str, PrepareProgress], None]
@@ -139,7 +139,9 @@ def with_code(config: Config, *, trusted: bool) -> Config:
     def identified(recipe: Recipe) -> Recipe:
         require_trust(recipe.model, trusted=trusted)
         # A sweep's paths are as written.
-        model = replace(recipe.model, file=recipe.model.file and str(Path(recipe.model.file).expanduser().absolute()))
+        model = replace(
+            recipe.model, file=recipe.model.file and str(expanded(recipe.model.file, ConfigError).absolute())
+        )
         return replace(recipe, model=replace(model, code=code_of(model)))
 
     members = {
@@ -192,7 +194,7 @@ def hash_outside(config: Config) -> Mapping[str, Mapping[str, OutsideFile]]:
     found: dict[str, dict[str, OutsideFile]] = {}
     for member in config.members.values():
         for split, given in member.predictions.items():
-            path = Path(given).expanduser().absolute()
+            path = expanded(given).absolute()
             try:
                 found.setdefault(member.name, {})[split] = OutsideFile(str(path), sha256_of(path))
             except OSError as error:
@@ -209,7 +211,7 @@ def _init_file(given: str | None, net: str, pretrained: bool | str) -> InitFile 
         return find_pretrained(net, pretrained)
     if given is None:
         return None
-    path = Path(given).expanduser().absolute()
+    path = expanded(given).absolute()
     try:
         return InitFile(str(path), sha256_of(path))
     except OSError as error:

@@ -1,8 +1,12 @@
 """Defines the arguments of verbs, each as an argparse parser that a verb's parser takes as a parent."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from workers.errors import ConfigError
+from workers.storage import expanded
 
 
 def _argument(*names: str, **options: Any) -> argparse.ArgumentParser:
@@ -15,13 +19,7 @@ def _flag(name: str, said: str) -> argparse.ArgumentParser:
     return _argument(name, action="store_true", help=said)
 
 
-def _path(word: str) -> Path:
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{word}: there is no such home directory") from error
-
-
+_path = partial(expanded, error=ConfigError)
 # A positional argument is optional if its metavar is in brackets; otherwise the error message quotes `help`.
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
@@ -49,14 +47,15 @@ ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have 
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
-OUT = _argument("--out", type=Path, metavar="FILE", help="write predictions to FILE (.csv, .json, .jsonl, .parquet)")
+OUT = _argument("--out", type=_path, metavar="FILE", help="write predictions to FILE (.csv, .json, .jsonl, .parquet)")
 _FORMS = "what FILE says: top (the default), probabilities (a column a class), labels, or as a sample submission"
 FORM = _argument("--form", default="top", metavar="FORM", help=_FORMS)
 _ON_BAD = "images that cannot be read: stop (the default), or give them uniform probabilities and list them"
 ON_BAD = _argument("--on-bad", choices=("stop", "list"), default="stop", help=_ON_BAD)
-CLUSTER = _argument("--cluster", metavar="ADDRESS", help="predict on the nodes of the Ray cluster there")
+CLUSTER = _argument("--cluster", metavar="ADDRESS", help="use the nodes of the Ray cluster there")
+REPLICAS = _argument("--replicas", type=int, metavar="N", help="processes of Ray Serve (default: one without Ray)")
 OPEN = _flag("--open", "open the page in the browser")
-OUT_FOLDER = _argument("--out", type=Path, metavar="FOLDER", help="the folder to write; it must not exist")
+OUT_FOLDER = _argument("--out", type=_path, metavar="FOLDER", help="the folder to write; it must not exist")
 TO = _argument("--to", default="", metavar="FORMS", help="pyfunc,torch,onnx,safetensors (default: all)")
 TIMEOUT = _argument(
     "--timeout",
@@ -65,4 +64,4 @@ TIMEOUT = _argument(
     metavar="SECONDS",
     help="how long to wait for the launch to end (default: 600; 0: do not wait)",
 )
-CONFIG_DIR = _argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own configuration groups")
+CONFIG_DIR = _argument("--config-dir", type=_path, metavar="DIR", help="a folder of your own configuration groups")

@@ -1,4 +1,4 @@
-"""Defines the verbs that launch, plan and watch runs: each calls the packages below and returns an exit code.
+"""Defines the verbs that launch, plan and watch runs: each calls the packages below; one may return an exit code.
 
 Imports are inside the verbs, so that `septet status` need not wait for Ray, MLflow or Hydra to load.
 """
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.placement import Placed
     from orchestrator.run import RunPaths
 
-_OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
 
@@ -35,11 +34,14 @@ _REFRESH_S = 1.0
     takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.TRUST_CODE, args.CFG, args.CONFIG_DIR],
     news=True,
 )
-def launch(request: Request, streams: Streams) -> int:
+def launch(request: Request, streams: Streams) -> None:
     from orchestrator.config import compose
 
     config = compose(request.overrides, request.config_dir)
-    return _show(config, streams) if request.cfg else _launch(config, request, streams)
+    if request.cfg:
+        _show(config, streams)
+    else:
+        _launch(config, request, streams)
 
 
 @verb(
@@ -48,18 +50,17 @@ def launch(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIR, args.ACCEPT_CHANGES, args.TRUST_CODE],
     news=True,
 )
-def resume(request: Request, streams: Streams) -> int:
+def resume(request: Request, streams: Streams) -> None:
     from orchestrator.launching import recompose
 
-    return _launch(recompose(request.paths), request, streams)
+    _launch(recompose(request.paths), request, streams)
 
 
-def _show(config: "Config", streams: Streams) -> int:
+def _show(config: "Config", streams: Streams) -> None:
     streams.out.write(printable(config.yaml))
-    return _OK
 
 
-def _launch(config: "Config", request: Request, streams: Streams) -> int:
+def _launch(config: "Config", request: Request, streams: Streams) -> None:
     from orchestrator.launching import Incomplete, launch as run_launch
 
     try:
@@ -70,7 +71,6 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
         raise
     streams.results(outcome_lines(done.results))
     streams.results([f"run         {near(done.run_dir)}", f"curves      septet ui {near(done.run_dir)}"])
-    return _OK
 
 
 @verb(
@@ -79,7 +79,7 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
     "experiment=ilsvrc2012 datasets.target.root=/data/ilsvrc --json",
     takes=[args.OVERRIDES, args.JSON, args.TRUST_CODE, args.CFG, args.CONFIG_DIR],
 )
-def plan(request: Request, streams: Streams) -> int:
+def plan(request: Request, streams: Streams) -> None:
     from orchestrator.cluster import survey_nodes
     from orchestrator.config import compose
     from orchestrator.inputs import affected_by_labels, hash_init_files, hash_outside, survey_all, with_code
@@ -89,7 +89,8 @@ def plan(request: Request, streams: Streams) -> int:
 
     config = compose(request.overrides, request.config_dir)
     if request.cfg:
-        return _show(config, streams)
+        _show(config, streams)
+        return
     config = with_code(config, trusted=request.trust_code)
     for line in config.notes:
         streams.progress(line)
@@ -111,7 +112,6 @@ def plan(request: Request, streams: Streams) -> int:
     lines = affected_by_labels(config, surveys, files, planned)
     document = report.to_json() | {"affected": lines} if request.json else None
     streams.answer(document, [report.to_text().rstrip("\n"), *lines])
-    return _OK
 
 
 def _members_at_once(placed: "Placed", streams: Streams) -> int:
@@ -134,7 +134,7 @@ def _members_at_once(placed: "Placed", streams: Streams) -> int:
     takes=[args.OVERRIDES, args.CONFIG_DIR],
     news=True,
 )
-def prepare(request: Request, streams: Streams) -> int:
+def prepare(request: Request, streams: Streams) -> None:
     from orchestrator.config import compose
     from orchestrator.display import summary, watching
     from orchestrator.inputs import prepare_all
@@ -144,7 +144,6 @@ def prepare(request: Request, streams: Streams) -> int:
         stores = prepare_all(config, watch)
     for name, store in stores.items():
         streams.results(summary(name, store))
-    return _OK
 
 
 @verb(
@@ -153,7 +152,7 @@ def prepare(request: Request, streams: Streams) -> int:
     "runs/digits-1a2b3c4d --json",
     takes=[args.RUN_DIR, args.JSON, args.WATCH],
 )
-def status(request: Request, streams: Streams) -> int:
+def status(request: Request, streams: Streams) -> None:
     from orchestrator.run import read_status, status_json, status_lines
 
     if request.watch and request.json:
@@ -162,7 +161,6 @@ def status(request: Request, streams: Streams) -> int:
         watch_run(request.paths, streams)
     now = read_status(request.paths)
     streams.answer(status_json(now) if request.json else None, status_lines(now))
-    return _OK
 
 
 def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
@@ -185,11 +183,10 @@ def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None
     "runs/digits-1a2b3c4d --timeout 0",
     takes=[args.RUN_DIR, args.TIMEOUT],
 )
-def stop(request: Request, streams: Streams) -> int:
+def stop(request: Request, streams: Streams) -> None:
     from orchestrator.execution import ask_to_stop
 
     streams.results([ask_to_stop(request.paths, request.timeout)])
-    return _OK
 
 
 @verb(
@@ -198,12 +195,11 @@ def stop(request: Request, streams: Streams) -> int:
     "/data/runs --json",
     takes=[args.FOLDER, args.JSON],
 )
-def list_(request: Request, streams: Streams) -> int:
+def list_(request: Request, streams: Streams) -> None:
     from orchestrator.run import list_runs, listing_lines
 
     found = list_runs(request.folder)
     streams.answer([asdict(run) for run in found] if request.json else None, listing_lines(found))
-    return _OK
 
 
 @verb(
@@ -213,13 +209,12 @@ def list_(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIR, args.DRY_RUN],
     news=True,
 )
-def clean(request: Request, streams: Streams) -> int:
+def clean(request: Request, streams: Streams) -> None:
     from orchestrator.run import clean as clean_run
 
     freed = size(clean_run(request.paths, dry_run=request.dry_run))
     done = "would free" if request.dry_run else "freed"
     streams.results([f"{near(request.paths.root)}: {done} {freed}; after that, its stages cannot be trained further"])
-    return _OK
 
 
 @verb(
@@ -236,7 +231,7 @@ def doctor(request: Request, streams: Streams) -> int:
     config = with_code(compose(request.overrides, request.config_dir), trusted=request.trust_code)
     checks = examine(gather(config, streams.progress))
     streams.answer([asdict(check) for check in checks] if request.json else None, check_lines(checks))
-    return _DOCTOR_FAILED if has_failed(checks) else _OK
+    return _DOCTOR_FAILED if has_failed(checks) else 0
 
 
 @verb(
@@ -245,7 +240,7 @@ def doctor(request: Request, streams: Streams) -> int:
     "config schedule",
     takes=[args.TOPICS],
 )
-def help_(request: Request, streams: Streams) -> int:
+def help_(request: Request, streams: Streams) -> None:
     from orchestrator.config import group_lines, overview_lines
 
     match request.topics:
@@ -259,7 +254,6 @@ def help_(request: Request, streams: Streams) -> int:
             streams.out.write(VERBS[name].parser.format_help())
         case words:
             raise ConfigError(f"help {' '.join(words)}: give a verb, `config`, or `config GROUP`")
-    return _OK
 
 
 @verb(
@@ -268,11 +262,10 @@ def help_(request: Request, streams: Streams) -> int:
     "zsh",
     takes=[args.SHELL],
 )
-def completion(request: Request, streams: Streams) -> int:
+def completion(request: Request, streams: Streams) -> None:
     from orchestrator.cli.completion import completion_script
 
     streams.out.write(completion_script(request.shell, VERBS))
-    return _OK
 
 
 VERBS = {

@@ -52,6 +52,7 @@ class Request:
     to: str = ""
     open: bool = False
     run_dirs: tuple[Path, ...] = ()
+    replicas: int | None = None
 
     @property
     def paths(self) -> "RunPaths":
@@ -93,25 +94,25 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: its summary, examples, parser, and the function that returns the exit code."""
+    """One verb: its summary, examples, parser, and its function, which may return an exit code other than 0."""
 
     name: str
     summary: str
     examples: tuple[str, ...]
     parser: Parser
     news: bool
-    run: Callable[[Request, Streams], int]
+    run: Callable[[Request, Streams], int | None]
 
 
 def verb(
     summary: str, *examples: str, takes: Sequence[argparse.ArgumentParser], news: bool = False
-) -> Callable[[Callable[[Request, Streams], int]], Verb]:
+) -> Callable[[Callable[[Request, Streams], int | None]], Verb]:
     """Turns a function into a verb of the same name; `examples` are lines of help, without the program and verb.
 
     With `news`, all that it writes to stdout is also in files, or is only for people who watch.
     """
 
-    def made(run: Callable[[Request, Streams], int]) -> Verb:
+    def made(run: Callable[[Request, Streams], int | None]) -> Verb:
         # A verb may have the name of a built-in.
         name = run.__name__.rstrip("_")
         lines = tuple(f"{_PROGRAM} {name} {example}".rstrip() for example in examples)
@@ -200,6 +201,8 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
             parser.error(f"{word}: write overrides as key=value (a run directory as run_dir={word})")
     if request.top < 1:
         parser.error(f"--top {request.top}: give 1 or more")
+    if request.replicas is not None and request.replicas < 1:
+        parser.error(f"--replicas {request.replicas}: give 1 or more")
     if not 0 <= request.port < 1 << 16:
         parser.error(f"--port {request.port}: give 0 to 65535")
     if not request.timeout >= 0:

@@ -75,7 +75,7 @@ def _verb(words: list[str]) -> int:
         request = parse(words, VERBS)
         chosen = VERBS[request.verb]
         carry_news(news=chosen.news or request.watch)
-        return chosen.run(request, Streams(sys.stdout, sys.stderr))
+        return chosen.run(request, Streams(sys.stdout, sys.stderr)) or 0
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from orchestrator.config import Config
     from orchestrator.plan import Plan
 
-_OK = 0
 _SUBMIT_GROUPS = ("combine", "submission", "metric")
 
 
@@ -27,7 +26,7 @@ _SUBMIT_GROUPS = ("combine", "submission", "metric")
     takes=[args.RUN_DIR, args.SUBMIT_OVERRIDES],
     news=True,
 )
-def submit(request: Request, streams: Streams) -> int:
+def submit(request: Request, streams: Streams) -> None:
     from orchestrator.outputs import write_results
     from orchestrator.run import lock
 
@@ -38,7 +37,6 @@ def submit(request: Request, streams: Streams) -> int:
     with lock(request.paths):
         results = write_results(request.paths, planned, config.combine, config.submission, metric=config.metric)
     streams.results(outcome_lines(results))
-    return _OK
 
 
 _ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
@@ -51,18 +49,17 @@ _ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
     "runs/digits-1a2b3c4d test/ --form sample_submission.csv --out submission.csv",
     takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, *_ON_FILE, args.MEMBER, args.TRUST_CODE],
 )
-def predict(request: Request, streams: Streams) -> int:
-    from orchestrator.finished import Asked, predict_as, prediction_lines
+def predict(request: Request, streams: Streams) -> None:
+    from orchestrator.finished import Asked, predict, prediction_lines
 
     if request.out is None and request.form != "top":
         raise ConfigError(f"--form {request.form}: is about a file; add --out FILE")
     file = (request.out, request.form, request.on_bad == "list", request.cluster, request.json)
     asked = Asked(request.paths, request.top, request.member, request.trust_code, *file)
-    found = predict_as(asked, request.images, streams.progress)
+    found = predict(asked, request.images, streams.progress)
     if request.json or request.out is None:
         document = [one.to_json() for one in found] if request.json else None
         streams.answer(document, prediction_lines(found))
-    return _OK
 
 
 @verb(
@@ -71,7 +68,7 @@ def predict(request: Request, streams: Streams) -> int:
     "runs/digits-1a2b3c4d --out digits-ensemble --to onnx",
     takes=[args.RUN_DIR, args.OUT_FOLDER, args.TO, args.TRUST_CODE],
 )
-def export(request: Request, streams: Streams) -> int:
+def export(request: Request, streams: Streams) -> None:
     from orchestrator.finished import export, parse_forms
 
     if request.out is None:
@@ -79,20 +76,27 @@ def export(request: Request, streams: Streams) -> int:
     forms = parse_forms(request.to)
     export(request.paths, request.out, forms, streams.progress, trust_code=request.trust_code)
     streams.progress(f"{', '.join(forms)}: {request.out}; its README.md says how to use them")
-    return _OK
 
 
 @verb(
     "answer images over HTTP with the finished ensemble, until Ctrl-C or SIGTERM",
     "runs/digits-1a2b3c4d",
     "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80",
-    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.TRUST_CODE],
+    "runs/digits-1a2b3c4d --replicas 4",
+    takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.REPLICAS, args.CLUSTER, args.TRUST_CODE],
 )
-def serve(request: Request, streams: Streams) -> int:
+def serve(request: Request, streams: Streams) -> None:
     from orchestrator.finished import serve
 
-    serve(request.paths, streams.out, request.host, request.port, trust_code=request.trust_code)
-    return _OK
+    serve(
+        request.paths,
+        streams.out,
+        request.host,
+        request.port,
+        trust_code=request.trust_code,
+        replicas=request.replicas,
+        cluster=request.cluster,
+    )
 
 
 @verb(
@@ -101,12 +105,11 @@ def serve(request: Request, streams: Streams) -> int:
     "runs/digits-1a2b3c4d 0007.png --top 3 --json",
     takes=[args.RUN_DIR, args.IMAGE_ID, args.JSON, args.TOP],
 )
-def explain(request: Request, streams: Streams) -> int:
+def explain(request: Request, streams: Streams) -> None:
     from orchestrator.verification import explain, explanation_json, explanation_lines
 
     found = explain(request.paths, request.image_id, request.top)
     streams.answer(explanation_json(found) if request.json else None, explanation_lines(found))
-    return _OK
 
 
 @verb(
@@ -115,14 +118,13 @@ def explain(request: Request, streams: Streams) -> int:
     "runs/digits-1a2b3c4d --json",
     takes=[args.RUN_DIR, args.JSON],
 )
-def verify(request: Request, streams: Streams) -> int:
+def verify(request: Request, streams: Streams) -> None:
     from orchestrator.verification import require_ok, verification_json, verification_lines, verify
 
     found = verify(request.paths)
     lines = verification_lines(str(near(request.paths.root)), found)
     streams.answer(verification_json(found) if request.json else None, lines)
     require_ok(request.paths, found)
-    return _OK
 
 
 @verb(
@@ -132,7 +134,7 @@ def verify(request: Request, streams: Streams) -> int:
     takes=[args.RUN_DIR, args.OPEN],
     news=True,
 )
-def report(request: Request, streams: Streams) -> int:
+def report(request: Request, streams: Streams) -> None:
     from orchestrator.outputs import rebuild_report
     from orchestrator.run import lock
 
@@ -142,7 +144,6 @@ def report(request: Request, streams: Streams) -> int:
     streams.results(outcome_lines(results))
     if request.open and not webbrowser.open(request.paths.report_page.absolute().as_uri()):
         streams.progress("no browser was found here; open the report's page in one")
-    return _OK
 
 
 @verb(
@@ -151,12 +152,11 @@ def report(request: Request, streams: Streams) -> int:
     "runs/digits-* --json",
     takes=[args.RUN_DIRS, args.JSON],
 )
-def compare(request: Request, streams: Streams) -> int:
+def compare(request: Request, streams: Streams) -> None:
     from orchestrator.finished import compare_runs, comparison_lines
 
     found = compare_runs(request.run_dirs)
     streams.answer(found if request.json else None, comparison_lines(found))
-    return _OK
 
 
 @verb(
@@ -165,12 +165,11 @@ def compare(request: Request, streams: Streams) -> int:
     "runs/digits-1a2b3c4d --port 8080",
     takes=[args.ANY_RUN_DIR, args.HOST, args.PORT],
 )
-def ui(request: Request, streams: Streams) -> int:
+def ui(request: Request, streams: Streams) -> None:
     from orchestrator.config import compose
     from orchestrator.tracking import find_target, open_ui
 
     open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out, request.host, request.port)
-    return _OK
 
 
 def _stored(request: Request) -> "tuple[Plan, Config]":

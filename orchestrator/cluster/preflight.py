@@ -50,6 +50,11 @@ class Needs:
     member_bytes: float = 0.0
     typed: bool = True
 
+    @property
+    def room(self) -> tuple[int, float]:
+        """CPUs and GPUs of a process that predicts, or packs images."""
+        return (self.numerics.threads, float(self.numerics.device != "cpu")) if self.numerics else (1, 0.0)
+
 
 def inspect(probe: Path | None, text: str, stores: Collection[Path]) -> dict[str, Any]:
     """Looks at this machine; returns plain values, since another release may run here. Writes `text` to `probe`."""

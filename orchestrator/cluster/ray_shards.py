@@ -47,9 +47,9 @@ class RayShards:
 
 
 def run_tasks(
-    settings: "ClusterConfig", needs: Needs, function: Any, given: Any, jobs: Iterator[Any], asked: Any = (1, 0)
+    settings: "ClusterConfig", needs: Needs, function: Any, given: Any, jobs: Iterator[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields each job and `function(given, job, code)`, as they end, of tasks that have the CPUs and GPUs `asked`.
+    """Yields each job and `function(given, job, code)`, as they end, of tasks that have the room that `needs` say.
 
     The results are small, and the same on every node; or Unfit.
     """
@@ -57,7 +57,8 @@ def run_tasks(
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        await_room(asked[0], asked[1], settings.wait_s, "work on images", free=True)
+        asked = needs.room
+        await_room(*asked, settings.wait_s, "work on images", free=True)
         preflight, room = Preflight(needs), dict(zip(("num_cpus", "num_gpus"), asked, strict=True))
         nodes = preflight.require([node for node in living_nodes() if slots_of(node, *asked)])
 

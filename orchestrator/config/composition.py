@@ -46,6 +46,7 @@ from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
 from workers.settings import ClassWeights, DatasetSettings, is_url
+from workers.storage import expanded
 
 _PATH_KEYS = (
     "run_dir",
@@ -315,10 +316,7 @@ def _absolute(path: str, key: str = "") -> Path:
         )
     if not path.strip():
         raise ConfigError("an empty path: write one (a shell variable may be unset), or null")
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: this machine has no user with that home folder; write the path in full") from error
+    return expanded(path, ConfigError).absolute()
 
 
 def _absolute_root(root: str) -> str:

@@ -29,6 +29,7 @@ from orchestrator.plan import make_plan, used_datasets
 from workers.data.decoding import FORMATS, BadImage, decode
 from workers.errors import SeptetError
 from workers.numerics import capabilities, code_digest
+from workers.storage import expanded
 
 _TORCH_TIMEOUT_S = 120
 # Runs in another process: if torch crashes while loading, only a check fails.
@@ -136,7 +137,7 @@ def ask_dataset(config: Config, name: str) -> str:
 
 def place(name: str, path: Path) -> Place:
     """Describes `path`, or its nearest existing parent: it makes no folder."""
-    wanted, existing = path.expanduser().absolute(), _existing(path)
+    wanted, existing = expanded(path).absolute(), _existing(path)
     usage = shutil.disk_usage(existing)
     return Place(name, str(wanted), usage.free, usage.total, existing.is_dir() and os.access(existing, os.W_OK))
 
@@ -146,7 +147,7 @@ def _run_dir(config: Config) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    wanted = path.expanduser().absolute()
+    wanted = expanded(path).absolute()
     return next(folder for folder in (wanted, *wanted.parents) if folder.exists())
 
 

@@ -4,7 +4,6 @@ from .loading import FinishedRun as FinishedRun, load as load
 from .prediction import (
     Asked as Asked,
     predict as predict,
-    predict_as as predict_as,
     prediction_lines as prediction_lines,
 )
 from .server import serve as serve

@@ -16,9 +16,8 @@ from orchestrator.report import SplitScores, macro_averages, percent, points, sc
 from orchestrator.run import RunData, RunPaths, core_seconds, open_book, read_record
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted, table
-from workers.errors import ConfigError, DataError
+from workers.errors import ConfigError, DataError, some
 
-_MOST_NAMED = 5
 _HEADER = ("", "ensemble", "best member", "mean", "NLL", "ECE", "macro-F1", "core-s", "than the first", "McNemar's p")
 
 
@@ -67,7 +66,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
 
 def _open(paths: RunPaths) -> tuple[RunData, SplitScores, float | None]:
     """Returns a run's data, the scores of its main split, and its core-seconds, None if the ledger lacks some."""
-    manifest, record = read_manifest(paths), read_record(paths)
+    record, manifest = read_record(paths), read_manifest(paths)
     names, plan = [member.name for member in manifest.members], plan_from_json(record.plan)
     plan = without(plan, [Missing(name, LEFT_OUT) for name in plan.members if name not in names])
     opened = open_members(paths, plan, open_book(paths).committed).ordered(names, manifest.combination)
@@ -94,7 +93,6 @@ def comparison_lines(found: Mapping[str, Any]) -> Iterator[str]:
         members = (f"{best} ({one['best_member']})", mean)
         lines.append((one["run"], percent(Interval(**one["error"])), *members, *scores, cost, *apart))
         if left := one["left_out"]:
-            named = ", ".join(left[:_MOST_NAMED]) + (", …" if left[_MOST_NAMED:] else "")
-            count = counted(len(left), "image")
+            count, named = counted(len(left), "image"), some(left, most=5)
             notes.append(f"LEFT OUT: {count} of {one['run']}, not in all or labelled otherwise: {named}")
     yield from (*table(lines, 1), "", *notes)

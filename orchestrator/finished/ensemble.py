@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from orchestrator.cluster import Needs
 from orchestrator.combine import ClassProbability, Combination, Combined, equal, top_classes
 from orchestrator.config import TARGET, CombineMethod, choices
 from orchestrator.execution import normaliser
@@ -17,17 +18,18 @@ from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code, read_record
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
-from workers.data.decoding import BadImage, Rules, decode, kept_pixels, read_content
+from workers.data.decoding import BadImage, Rules, decode, kept_pixels
+from workers.data.sources import read_image
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed
-from workers.numerics import capabilities, usable
+from workers.numerics import capabilities, code_digest, usable
 from workers.settings import Exif
 
 if TYPE_CHECKING:
     # Not loaded here: torch takes a second, and a mistyped path should be reported at once.
     from workers.inference import TrainedMember
 
-# An image as people have it: a file's path or content, a picture, or [height, width, 3] or [height, width] uint8.
+# An image as people have it: a path or URL, a file's content, a picture, or uint8 [height, width(, 3)].
 Given = str | Path | bytes | Image.Image | np.ndarray
 
 
@@ -90,6 +92,11 @@ class LoadedEnsemble:
     def size(self) -> int:
         return self.store.size
 
+    @property
+    def needs(self) -> Needs:
+        """What a node of a cluster needs to predict with it."""
+        return Needs(code_digest(), numerics=self.record.numerics, stores=(self.store.path,))
+
     def read(self, given: Given, name: str = "image") -> np.ndarray:
         """Decodes an image as the run's were, [height, width, 3] uint8; raises DataError, with its path or `name`."""
         try:
@@ -102,7 +109,7 @@ class LoadedEnsemble:
                 return kept_pixels(shown, self.size, self.rules.keep)
             if not isinstance(given, bytes):
                 name = str(given)
-                given = read_content(Path(given))
+                given = read_image(name, Path())
             return decode(given, self.size, rules=self.rules).pixels
         except BadImage as bad:
             raise DataError(f"{name}: cannot be read as an image ({bad}); replace it or leave it out") from bad

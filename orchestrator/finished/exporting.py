@@ -86,6 +86,8 @@ def _combining(combination: Combination) -> "Combining":
     from workers.export import Combining
 
     stacking, calibration, correction = combination.stacking, combination.calibration, None
+    if combination.method is CombineMethod.rank:
+        raise ConfigError("combine=rank: a graph would compare each class with each other; submit with another first")
     if calibration and calibration.is_taken:
         if calibration.asked is Calibrator.isotonic:
             raise ConfigError("combine.calibration=isotonic: no graph holds its curves; submit with temperature first")
@@ -96,7 +98,6 @@ def _combining(combination: Combination) -> "Combining":
         (stacking.constants if stacking else 0.0) if combination.method in OF_LOGS else None,
         correction,
         SMALLEST_PROBABILITY,
-        of_ranks=combination.method is CombineMethod.rank,
     )
 
 

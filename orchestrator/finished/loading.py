@@ -5,13 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from numpy import ndarray
 from pandas import DataFrame
+from PIL.Image import Image
 
 from orchestrator.finished.ensemble import Given, LoadedEnsemble
 from orchestrator.run import Follower, RunPaths
 from orchestrator.submission import read_manifest
-from workers.errors import DataError
-from workers.storage import parse_json
+from workers.errors import ConfigError, DataError
+from workers.storage import expanded, parse_json
 
 
 class Figure(str):
@@ -24,11 +26,15 @@ class FinishedRun:
     """A finished run: `predict` takes images, `members`, `table` and `curves` are tables, `figure` gives a drawing."""
 
     def __init__(self, run_dir: str | Path, *, trust_code: bool = False) -> None:
-        self._paths = RunPaths(Path(run_dir))
+        self._paths = RunPaths(expanded(run_dir))
         self._ensemble = LoadedEnsemble.open(self._paths, trust_code=trust_code)
 
-    def predict(self, images: Sequence[Given], top: int = 5) -> DataFrame:
+    def predict(self, images: Given | Sequence[Given], top: int = 5) -> DataFrame:
         """Predicts images, a row each, as `septet predict --json` says it; raises DataError for one that is bad."""
+        if top < 1:
+            raise ConfigError(f"top={top}: give 1 or more")
+        if isinstance(images, str | Path | bytes | Image) or (isinstance(images, ndarray) and images.ndim < 4):
+            images = [images]
         names = [str(one) if isinstance(one, str | Path) else f"image {place}" for place, one in enumerate(images)]
         pixels = [self._ensemble.read(one, name) for one, name in zip(images, names, strict=True)]
         found = self._ensemble.describe(self._ensemble.predict(pixels), names, top) if pixels else ()

@@ -109,20 +109,7 @@ class Asked:
     folder: Path = Path()
 
 
-def predict(
-    paths: RunPaths,
-    images: Sequence[Path | str],
-    top: int,
-    progress: Say,
-    *,
-    trust_code: bool = False,
-    member: str | None = None,
-) -> tuple[Prediction, ...]:
-    """Predicts images with a finished run, or one `member`, without a file; otherwise as `predict_as`."""
-    return predict_as(Asked(paths, top, member, trust_code), [str(image) for image in images], progress)
-
-
-def predict_as(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Prediction, ...]:
+def predict(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Prediction, ...]:
     """Predicts the images that `given` mean with a finished run; says now and then how far it is.
 
     Raises:
@@ -137,7 +124,7 @@ def predict_as(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Predi
     cut = [slice(start, start + _BLOCK_IMAGES) for start in range(0, len(names), _BLOCK_IMAGES)]
     blocks = [(number, tuple(names[part]), tuple(ids[part])) for number, part in enumerate(cut)]
     # Processes of a cluster have other working directories.
-    folder = Path.cwd() if asked.cluster else Path()
+    folder = Path() if asked.cluster is None else Path.cwd()
     asked = replace(asked, paths=RunPaths(folder / asked.paths.root), written=form, folder=folder)
     kept, bad = dict[int, tuple[Prediction, ...]](), list[str]()
     parts = out.with_name(f"{out.name}.parts") if out else None
@@ -187,7 +174,7 @@ def _run(asked: Asked, ensemble: LoadedEnsemble, blocks: Blocks, progress: Say) 
     here = ((block, _predict_block(asked, ensemble, block, *say)) for block in blocks)
     left, done, began_s = sum(len(names) for _, names, _ in blocks), 0, time.monotonic()
     said_s = began_s
-    for (number, names, _), found in _elsewhere(asked, ensemble, blocks) if asked.cluster else here:
+    for (number, names, _), found in here if asked.cluster is None else _elsewhere(asked, ensemble, blocks):
         for name, reason in found[1]:
             if not asked.lists_bad:
                 advice = "replace it, leave it out, or give --on-bad list"
@@ -202,12 +189,9 @@ def _run(asked: Asked, ensemble: LoadedEnsemble, blocks: Blocks, progress: Say) 
 
 
 def _elsewhere(asked: Asked, ensemble: LoadedEnsemble, blocks: Blocks) -> Iterator[tuple[ImageBlock, Found]]:
-    from orchestrator.cluster import SHARE, Needs, run_tasks
+    from orchestrator.cluster import SHARE, run_tasks
 
-    numerics, settings = ensemble.record.numerics, ClusterConfig(asked.cluster)
-    needs = Needs(code_digest(), numerics=numerics, stores=(ensemble.store.path,))
-    room = numerics.threads, float(numerics.device != "cpu")
-    for block, found in run_tasks(settings, needs, _predict_there, asked, iter(blocks), room):
+    for block, found in run_tasks(ClusterConfig(asked.cluster), ensemble.needs, _predict_there, asked, iter(blocks)):
         for name, reason in found[1]:
             if not isinstance(_read(asked, ensemble, name), str):
                 raise StorageError(f"{name}: a node cannot read it ({reason}), and this machine can; {SHARE}")

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
+from orchestrator.config import ClusterConfig
 from orchestrator.finished.ensemble import LoadedEnsemble, Prediction
 from orchestrator.run import RunPaths
 from orchestrator.submission import read_manifest
@@ -109,14 +111,16 @@ class _Service:
                 parser = MultiPartParser(lambda *_, **__: io.BytesIO(), max_form_parts=most)
                 _, files = parser.parse(io.BytesIO(body), options.get("boundary", "").encode(), len(body))
                 images = [(one.filename or name, one.stream.read()) for name, one in files.items(multi=True)]
-            # A JSON of commas would become values of many times its size.
-            if kind == "application/json" and body.count(b",") < 2 * most:
-                given = enumerate(parse_json(body)["images"])
-                images = [(f"image {place}", base64.b64decode(one, validate=True)) for place, one in given]
+            elif kind == "application/json":
+                # A JSON of commas would become values of many times its size.
+                document = parse_json(body) if body.count(b",") < 2 * most else None
+                if not isinstance(document, dict) or not isinstance(given := document.get("images"), list):
+                    raise ValueError("no list of images")
+                images = [(f"image {place}", base64.b64decode(one, validate=True)) for place, one in enumerate(given)]
             if not 0 < len(images) <= most:
                 raise ValueError(f"{len(images)} images: send 1 to {most}")
             return [(name, self._ensemble.read(content, name)) for name, content in images]
-        except (DataError, ValueError, LookupError, TypeError, RequestEntityTooLarge) as error:
+        except (DataError, ValueError, TypeError, RequestEntityTooLarge) as error:
             raise HTTPException(422, f"{error}; send {_FORMS}") from error
 
     async def _answer(self, asked: _Asked) -> None:
@@ -157,20 +161,40 @@ class _Punctual(H11Protocol):
         self.loop.call_later(Limits().body_s, lambda: transport.close() if self.cycle is None else None)
 
 
-def serve(paths: RunPaths, stream: IO[str], host: str, port: int, *, trust_code: bool = False) -> None:
+def serve(
+    paths: RunPaths,
+    stream: IO[str],
+    host: str,
+    port: int,
+    *,
+    trust_code: bool = False,
+    replicas: int | None = None,
+    cluster: str | None = None,
+) -> None:
     """Answers images with a run's ensemble until SIGTERM or Ctrl-C, and then the requests that have begun.
 
-    Writes the address once the nets are loaded; port 0 takes a free one, and one that is taken is a ConfigError.
+    Writes the address once the nets are loaded; port 0 takes a free one, and one that is taken is a ConfigError. With
+    `replicas` or the address of a Ray cluster, so many processes of Ray Serve answer, there or here.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}; give another, or --port 0") from error
-    with listener:
-        options: dict[str, Any] = {"http": _Punctual, "ws": "none", "lifespan": "off", "server_header": False}
-        options |= {"log_level": "warning", "access_log": False, "limit_concurrency": Limits().connections}
-        app = application(paths.root, trust_code=trust_code)
-        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_LAST_REQUESTS_S, **options))
-        stream.write(f"serving http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}\n")
+    port, build = listener.getsockname()[1], partial(application, paths.root.absolute(), trust_code=trust_code)
+
+    def say() -> None:
+        stream.write(f"serving http://{f'[{host}]' if ':' in host else host}:{port}\n")
         stream.flush()
-        server.run([listener])
+
+    with listener:
+        if replicas is None and cluster is None:
+            options: dict[str, Any] = {"http": _Punctual, "ws": "none", "lifespan": "off", "server_header": False}
+            options |= {"log_level": "warning", "access_log": False, "limit_concurrency": Limits().connections}
+            server = uvicorn.Server(uvicorn.Config(build(), timeout_graceful_shutdown=_LAST_REQUESTS_S, **options))
+            say()
+            server.run([listener])
+            return
+    from orchestrator.cluster import serve_replicas
+
+    opened, request_s = LoadedEnsemble.open(paths, trust_code=trust_code), Limits().body_s + _LAST_REQUESTS_S
+    serve_replicas(ClusterConfig(cluster), opened.needs, build, replicas or 1, (host, port), request_s, say)

@@ -20,8 +20,8 @@ def save_pyfunc(folder: Path, example: bytes, requirements: Sequence[str]) -> No
         ColSpec(Array(DataType.string), "set", required=False),
     )
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # Recorded and dropped: MLflow shows its own whatever the filters say.
+    with warnings.catch_warnings(record=True):
         pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),

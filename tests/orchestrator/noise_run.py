@@ -9,6 +9,7 @@ from PIL import Image
 from record_committed import record_committed
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.finished.prediction import Asked, predict
 from orchestrator.outputs import write_results
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import write_record
@@ -58,6 +59,11 @@ def write_noise(root):
     for index in range(5):
         noise(root / "test" / f"{index}.png", 200 + index, bright=bool(index % 2))
     return root
+
+
+def predicted(run, images):
+    """What `septet predict` says of images, with both classes of each."""
+    return predict(Asked(run, 2), [str(image) for image in images], lambda line: None)
 
 
 def finished_run(images, tmp_path_factory, keep, crops, members=MEMBERS, recipe=SETTINGS, size=18):

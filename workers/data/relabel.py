@@ -12,6 +12,7 @@ from workers.data.ids import ids_of_rows
 from workers.data.sources import Listing, LocalTree, Naming, read_table
 from workers.errors import DataError, some
 from workers.settings import DatasetSettings
+from workers.storage import expanded
 
 # In place of a class: the image is left out of train.
 LEFT_OUT = "-"
@@ -50,7 +51,7 @@ def read_relabelling(settings: DatasetSettings, listing: Listing) -> Relabelling
         return None
     key = f"relabel={settings.relabel}"
     try:
-        answers, by_split = _read(Path(settings.relabel).expanduser(), listing.classes), listing.named_classes()
+        answers, by_split = _read(expanded(settings.relabel), listing.classes), listing.named_classes()
         train = by_split.pop("train")
         rows = {given: row for row, given in ids_of_rows(train, answers).items()}
         for given in [given for given in answers if given not in rows][:1]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,21 +26,15 @@ class Combining(nn.Module):
     summed, of at least `floor`, and go through a softmax; `correction` are factors and constants of another one.
     """
 
-    def __init__(self, factors: Any, constants: Any, correction: Any, floor: float, *, of_ranks: bool) -> None:
+    def __init__(self, factors: Any, constants: Any, correction: Any, floor: float) -> None:
         super().__init__()
-        self.floor, self.of_ranks = floor, of_ranks
+        self.floor = floor
         self.factors = torch.tensor(factors, dtype=torch.float64)
         self.constants = None if constants is None else torch.tensor(constants, dtype=torch.float64)
         self.correction = [torch.tensor(each, dtype=torch.float64) for each in correction or ()]
 
     def forward(self, members: Tensor) -> Tensor:
         terms, factors = members.double(), self.factors
-        if self.of_ranks:
-            num_classes = terms.shape[-1]
-            own, other = terms[..., :, None], terms[..., None, :]
-            lower = torch.from_numpy(np.tri(num_classes, k=-1, dtype=bool))
-            ahead = ((other > own) | ((other == own) & lower)).sum(-1)
-            terms = (num_classes - ahead).double() / (num_classes * (num_classes + 1) / 2)
         if self.constants is not None:
             terms = terms.clamp_min(self.floor).log()
         total = (terms @ factors.mT if factors.ndim == 3 else terms * factors[:, None, None]).sum(0)

@@ -82,6 +82,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _read(ensemble: Ensemble, path: Path) -> np.ndarray:
+    try:
+        return ensemble.decode(path.read_bytes())
+    except (ValueError, OSError, SyntaxError, EOFError) as error:
+        sys.exit(f"{path}: cannot be read as an image ({error})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="+", type=Path)
@@ -91,7 +98,7 @@ def main() -> None:
     ensemble, found = Ensemble(Path(__file__).parent, given.engine), []
     for start in range(0, len(given.images), _AT_ONCE):
         paths = given.images[start : start + _AT_ONCE]
-        rows = ensemble.predict(np.stack([ensemble.decode(path.read_bytes()) for path in paths]))
+        rows = ensemble.predict(np.stack([_read(ensemble, path) for path in paths]))
         found += [
             {"path": str(path), **ensemble.describe(row, given.top)} for path, row in zip(paths, rows, strict=True)
         ]

@@ -34,5 +34,6 @@ from .checkpoint import (
 from .fence import fence_of as fence_of, raise_fence as raise_fence
 from .finished import Finished as Finished, read_finished as read_finished, write_finished as write_finished
 from .heartbeat import beat as beat, beating as beating
+from .home import expanded as expanded
 from .lock import is_locked as is_locked, locked as locked
 from .tensor_file import Written as Written, write_hashed as write_hashed, written as written

@@ -47,7 +47,7 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line, request_):
         ("explain run", "needs an image's id"),
         ("verify run a --json -- b", "does not take a"),
         ("stop run --timeout -1", "--timeout -1.0: give 0 or more"),
-        ("status ~nobody-of-that-name", "no such home directory"),
+        ("status ~nobody-of-that-name", "no user with that home folder"),
         ("launch runs/mine", "run_dir=runs/mine"),
         ("launch --acept-changes", "did you mean --accept-changes?"),
         ("report run a=b", "does not take a=b"),

@@ -130,3 +130,5 @@ def test_compare_refuses_runs_that_have_nothing_in_common(pair, tmp_path, make_r
         compare_runs([first.paths.root, apart.paths.root])
     with pytest.raises(ConfigError, match="two run directories"):
         compare_runs([first.paths.root])
+    with pytest.raises(DataError, match="no run directory there"):
+        compare_runs([first.paths.root, tmp_path / "nowhere"])

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from noise_run import finished_run, write_noise
 from PIL import Image
 from whole_run import build_run
 
@@ -25,20 +24,11 @@ from orchestrator.finished.exporting import export, parse_forms
 from workers.data.decoding import Rules
 from workers.errors import ConfigError, MemberFailed
 from workers.export.graph import EnsembleGraph
+from workers.export.standalone import Ensemble, _read
 from workers.settings.dataset import Exif, Keep
 from workers.settings.training import Crops
 
 _QUIET = lambda _: None  # noqa: E731
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_noise(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def run(images, tmp_path_factory):
-    return finished_run(images, tmp_path_factory, Keep.centre, Crops.ten)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +190,6 @@ _SHARED = Stacking([0.6, 0.3], [0.1, 0.2, -0.3])
         Combination(CombineMethod.mean, (0.5, 0.5)),
         Combination(CombineMethod.weighted, (0.75, 0.25)),
         Combination(CombineMethod.geometric, (0.4, 0.6)),
-        Combination(CombineMethod.rank, (0.5, 0.5)),
         Combination(CombineMethod.stacked, (0.8, 0.8), stacking=_FULL),
         Combination(CombineMethod.stacked, (0.6, 0.3), stacking=_SHARED),
         Combination(CombineMethod.mean, (0.5, 0.5), calibration=_TEMPERATURE),
@@ -218,6 +207,11 @@ def test_graph_combines_as_the_submission_does(combination):
     if combination.calibration and combination.calibration.is_taken:
         wanted = corrected(combination.calibration.asked, combination.calibration.numbers, wanted)
     np.testing.assert_allclose(graph(torch.zeros(40))[0].numpy(), wanted, atol=1e-7, rtol=0)
+
+
+def test_ranks_are_refused():
+    with pytest.raises(ConfigError, match="combine=rank"):
+        exporting._combining(Combination(CombineMethod.rank, (0.5, 0.5)))
 
 
 def test_isotonic_calibration_is_refused():
@@ -262,3 +256,13 @@ def test_forms_are_named_or_all_that_can_be_written(monkeypatch):
     assert "onnx" not in parse_forms("") and "torch" in parse_forms("")
     with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'septet\[export\]'"):
         parse_forms("onnx")
+
+
+def test_predict_py_names_a_file_that_is_no_image(tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    ensemble = Ensemble.__new__(Ensemble)
+    ensemble.about = {"side": 18, "formats": None, "max_pixels": 100}
+    for path in (bad, tmp_path / "absent.jpg", tmp_path):
+        with pytest.raises(SystemExit, match=rf"{path}: cannot be read as an image \("):
+            _read(ensemble, path)

@@ -7,27 +7,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from noise_run import finished_run, write_noise
+from noise_run import predicted
 from PIL import Image
 
 import septet
-from orchestrator.finished.prediction import predict
 from orchestrator.plan.model import StageRef
-from workers.errors import DataError
-from workers.settings.dataset import Keep
-from workers.settings.training import Crops
+from workers.errors import ConfigError, DataError
 
 NOTEBOOK = Path(__file__).resolve().parents[3] / "docs" / "notebook.ipynb"
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_noise(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def run(images, tmp_path_factory):
-    return finished_run(images, tmp_path_factory, Keep.centre, Crops.ten)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +24,7 @@ def loaded(run):
 
 def test_images_of_every_kind_are_predicted_as_septet_predict_does(run, images, loaded):
     files = sorted((images / "test").iterdir())
-    wanted = [one.to_json() for one in predict(run, files, top=2, progress=lambda line: None)]
+    wanted = [one.to_json() for one in predicted(run, files)]
     with Image.open(files[2]) as opened:
         picture = opened.copy()
     given = [str(files[0]), files[1].read_bytes(), picture, np.asarray(Image.open(files[3])), files[4]]
@@ -103,3 +90,21 @@ def test_notebook_runs_from_above_to_below(run, images, monkeypatch, tmp_path):
     monkeypatch.setenv("SEPTET_IMAGES", str(images / "test"))
     (tmp_path / "cells.py").write_text("\n".join("".join(cell["source"]) for cell in cells))
     assert len(runpy.run_path(str(tmp_path / "cells.py"))["found"]) == 5
+
+
+def test_an_image_alone_is_a_list_of_one(images, loaded):
+    file = images / "test" / "0.png"
+    pixels = np.asarray(Image.open(file))
+    wanted = loaded.predict([file])["top"][0]
+    for alone in (file, str(file), file.read_bytes(), pixels, pixels[None]):
+        (found,) = loaded.predict(alone)["top"]
+        assert found == wanted
+
+
+def test_no_classes_are_refused_and_a_run_may_lie_in_a_home_folder(run, images, loaded, monkeypatch):
+    with pytest.raises(ConfigError, match="top=0: give 1 or more"):
+        loaded.predict([images / "test" / "0.png"], top=0)
+    monkeypatch.setenv("HOME", str(run.root.parent))
+    assert len(septet.load(f"~/{run.root.name}").members) == 2
+    with pytest.raises(DataError, match="no user with that home folder"):
+        septet.load("~nosuchuser/run")

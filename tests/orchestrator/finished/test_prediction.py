@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_stages import make_plan, make_record, make_stage
-from noise_run import MEMBERS, SETTINGS, finished_run, noise, predict_spec_of, write_noise
+from noise_run import MEMBERS, SETTINGS, finished_run, noise, predict_spec_of, predicted
 from PIL import Image
 from pyarrow.parquet import read_table
 from record_committed import record_committed
@@ -19,7 +19,6 @@ from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.execution.jobs import Work
 from orchestrator.finished import ensemble
-from orchestrator.finished.prediction import predict
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
 from orchestrator.run.ledger import Budgets
@@ -37,17 +36,6 @@ from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_noise(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def run(images, tmp_path_factory):
-    """A finished run of two members, combined geometrically."""
-    return finished_run(images, tmp_path_factory, Keep.centre, Crops.ten)
-
-
 def _combined(folders):
     """What the members' test predictions give, image by image; they are combined in the order of their names."""
     rows = Combined([np.load(folder / "test.npy") for folder in folders], equal(CombineMethod.geometric, 2))[:]
@@ -55,7 +43,7 @@ def _combined(folders):
 
 
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, images):
-    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predicted(run, [images / "test"])
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
@@ -65,21 +53,21 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, image
 @pytest.mark.parametrize("crops", [Crops.ten, Crops.five_scales])
 def test_prediction_prepares_images_whole_as_the_runs_store_did(images, tmp_path_factory, crops):
     run = finished_run(images, tmp_path_factory, Keep.whole, crops)
-    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predicted(run, [images / "test"])
     wanted = _combined([run.predictions(member) for member in sorted(MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path):
     record = read_record(run)
-    ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    ten = predicted(run, [images / "test"])
     for stage in plan_from_json(record.plan).stages:
         folder = tmp_path / stage.ref.member
         spec = predict_spec_of(run, stage, Path(record.stores["target"]), folder, Crops.centre)
         predict_splits(spec, lambda: False)
     write_record(run, replace(record, crops=Crops.centre))
     try:
-        found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+        found = predicted(run, [images / "test"])
     finally:
         write_record(run, record)
     assert found != ten
@@ -112,7 +100,7 @@ def test_prediction_sees_images_as_the_member_that_inherits_its_normalisation_do
     write_record(paths, record)
     record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
-    found = predict(paths, [images / "test"], top=2, progress=lambda line: None)
+    found = predicted(paths, [images / "test"])
     rows = np.load(paths.predictions("a") / "test.npy")
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == [
         {"bright": row[0], "dark": row[1]} for row in Combined([rows], equal(CombineMethod.geometric, 1))[:]
@@ -129,10 +117,10 @@ def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, mon
     image.save(tmp_path / "a.png", exif=exif)
     image.save(tmp_path / "b.png")
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
-    tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
+    tagged, stored, shown = (each.top for each in predicted(run, [tmp_path]))
     assert tagged == shown != stored
     monkeypatch.setattr(ensemble, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
-    assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
+    assert predicted(run, [tmp_path / "a.png"])[0].top == stored
 
 
 @contextmanager

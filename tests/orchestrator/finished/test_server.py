@@ -4,33 +4,21 @@ import asyncio
 import base64
 import io
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from noise_run import finished_run, write_noise
+from noise_run import predicted
 from PIL import Image
 from starlette.testclient import TestClient
 
 from orchestrator.finished.ensemble import LoadedEnsemble
-from orchestrator.finished.prediction import predict
-from orchestrator.finished.server import IMAGE_BYTES, Limits, application
-from workers.settings.dataset import Keep
-from workers.settings.training import Crops
+from orchestrator.finished.server import IMAGE_BYTES, Limits, application, serve
 
 PNG = {"content-type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_noise(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def run(images, tmp_path_factory):
-    return finished_run(images, tmp_path_factory, Keep.centre, Crops.ten)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def contents(images):
 @pytest.fixture(scope="module")
 def wanted(run, images):
     """What `septet predict` says of the five images, in one batch."""
-    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predicted(run, [images / "test"])
     return [{guess.name: guess.probability for guess in one.top} for one in found]
 
 
@@ -71,7 +59,7 @@ def test_each_form_of_a_request_is_answered_as_septet_predict_answers(client, co
 
 
 def test_an_answer_is_the_document_of_septet_predict_with_as_many_classes_as_asked(run, images, client, contents):
-    (expected,) = predict(run, [images / "test" / "0.png"], top=2, progress=lambda line: None)
+    (expected,) = predicted(run, [images / "test" / "0.png"])
     (every,) = client.post("/predict?top=1000", content=contents[0], headers=PNG).json()["predictions"]
     document = expected.to_json() | {"path": "image", "set": list(expected.set)}
     assert every == document | document["top"][0]
@@ -117,8 +105,10 @@ def png(width, height):
         ("application/json", b'{"images": ["file:///etc/passwd"]}', 422, "base64"),
         ("application/json", b'{"path": "/etc/passwd"}', 422, "images"),
         ("application/json", b'{"images": []}', 422, "0 images"),
+        ("application/json", b'{"images": "abcd"}', 422, "no list of images"),
+        ("application/json", b'{"images": [3]}', 422, "not 'int'"),
         ("application/json", b"[" * 90_000, 422, "nested"),
-        ("application/json", b"[" + b"1," * 40_000 + b"1]", 422, "not an image"),
+        ("application/json", b"[" + b"1," * 40_000 + b"1]", 422, "no list of images"),
         ("application/json", b'{"images": [' + b'"",' * 8 + b'""]}', 422, "9 images"),
         ("application/json", b"\xff\xfe", 422, "Expecting"),
         ("multipart/form-data", b"x", 422, "form-data"),
@@ -233,3 +223,23 @@ def test_a_batch_that_fails_fails_one_request_and_the_others_are_asked_again(cli
     answered = [(as_rows(one)[0], other) for one, other in zip(found, wanted, strict=True) if one.status_code == 200]
     assert close(*zip(*answered, strict=True))
     assert sum(met) > 5
+
+
+def test_replicas_get_an_application_that_answers_and_a_free_port(run, contents, monkeypatch):
+    asked = {}
+
+    def in_place_of_ray(settings, needs, build, num_replicas, address, request_s, ready):
+        asked.update(settings=settings, num_replicas=num_replicas, room=needs.room)
+        # The proxy of Ray Serve listens there.
+        socket.create_server(address).close()
+        with TestClient(build()) as replica:
+            asked["answer"] = replica.post("/predict", content=contents[0], headers=PNG).status_code
+        ready()
+
+    monkeypatch.setattr("orchestrator.cluster.serve_replicas", in_place_of_ray, raising=False)
+    said = io.StringIO()
+    serve(run, said, "127.0.0.1", 0, replicas=3)
+    assert (asked["num_replicas"], asked["room"], asked["answer"]) == (3, (1, 0.0), 200)
+    assert said.getvalue().startswith("serving http://127.0.0.1:") and asked["settings"].address is None
+    serve(run, said, "127.0.0.1", 0, cluster="auto")
+    assert (asked["num_replicas"], asked["settings"].address) == (1, "auto")

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from noise_run import finished_run
+from noise_run import finished_run, predicted
 from PIL import Image
 
-from orchestrator.finished.prediction import predict
 from workers.settings.dataset import Keep
 from workers.settings.model import ModelSettings
 from workers.settings.training import Crops, OptimizerSettings, ScheduleSettings
@@ -116,7 +115,7 @@ def answers(port, files, at_once=8):
 
 
 def test_a_thousand_jpegs_eight_at_a_time_are_answered_as_septet_predict_answers(run, photos, server):
-    wanted = predict(run, photos[1], top=2, progress=lambda line: None)
+    wanted = predicted(run, photos[1])
     found = answers(server[0], photos[1])
     worst = max(abs(found[Path(one.path)][guess.name] - guess.probability) for one in wanted for guess in one.top)
     assert len(found) == 1000 and worst <= 1e-6
@@ -220,3 +219,27 @@ def test_a_port_that_is_taken_is_refused_at_once(run, server):
     words = [sys.executable, "-m", "septet", "serve", str(run.root), "--port", str(server[0])]
     refused = subprocess.run(words, capture_output=True, text=True)
     assert refused.returncode == 2 and "give another, or --port 0" in refused.stderr
+
+
+def test_replicas_answer_as_one_process_does_and_refuse_what_it_refuses(run, photos, server):
+    files = photos[1][:100]
+    wanted = answers(server[0], files)
+    with served(run, "--replicas", "2") as (port, driver, process):
+        found = answers(port, files)
+        for file, one in wanted.items():
+            assert all(abs(found[file][name] - value) <= 1e-6 for name, value in one.items())
+        processes = [one for one in psutil.process_iter() if "ray::" in one.name() or one == driver]
+        listening = [each.laddr.ip for one in processes for each in one.net_connections() if each.status == "LISTEN"]
+        assert sum("ServeReplica" in one.name() for one in processes) == 2
+        assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+        before = sum(one.memory_info().rss for one in processes)
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [pool.submit(endless, port, GIB, chunked=bool(place % 2)) for place in range(8)]
+            assert {job.result() for job in jobs} <= {413, 0}
+        assert sum(one.memory_info().rss for one in processes) - before < MOST_MORE
+        assert ask(port, bomb())[0] == 422 and ask(port, photos[1][0].read_bytes())[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    more = [sys.executable, "-m", "septet", "serve", str(run.root), "--port", "0", "--replicas", "999"]
+    refused = subprocess.run(more, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--replicas 999: there is room for" in refused.stderr

@@ -12,6 +12,7 @@ from workers.data.sources.listing import LeftOut, or_skip
 from workers.data.sources.tree import require_one_line
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad
+from workers.storage import expanded
 
 # The class of unlabelled images.
 NO_CLASS = ""
@@ -195,7 +196,7 @@ def read_class_names(settings: DatasetSettings) -> tuple[str, ...] | None:
     """Reads the names of classes 0, 1, … from the file that `settings` name; None if they name none."""
     if settings.class_names is None:
         return None
-    path = Path(settings.class_names).expanduser()
+    path = expanded(settings.class_names)
     names = tuple(line.strip() for line in _text(path, "class_names").rstrip().split("\n"))
     require_names(names, str(path))
     return names
@@ -251,7 +252,7 @@ def kept_classes(settings: DatasetSettings, known: Collection[str], train_at: st
     """Returns the `known` classes that `settings` keep; raises DataError if they list none, or an unknown one."""
     if settings.classes is None:
         return set(known)
-    path = Path(settings.classes).expanduser()
+    path = expanded(settings.classes)
     lines = [line.strip() for line in _text(path, "classes").splitlines() if line.strip()]
     # A description may follow the class after a space, but a class name may contain spaces too.
     form_of = {unicodedata.normalize("NFC", name): name for name in known}

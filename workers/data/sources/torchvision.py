@@ -30,6 +30,7 @@ from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line
 from workers.errors import DataError
 from workers.settings import DatasetSettings
+from workers.storage import expanded
 
 Part = TypeVar("Part")
 
@@ -57,7 +58,7 @@ def list_torchvision(settings: DatasetSettings) -> Listing:
 
 def _root(settings: DatasetSettings) -> Path:
     assert settings.root is not None
-    return Path(settings.root).expanduser()
+    return expanded(settings.root)
 
 
 def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Callable[[KnownSet, Any], Part]) -> Part:

@@ -13,6 +13,7 @@ from typing import IO, Any, ClassVar
 from workers.data.decoding import BadImage, read_content
 from workers.errors import DataError, SourceLost
 from workers.settings import DatasetSettings, is_url
+from workers.storage import expanded
 
 # An object store takes tens of milliseconds to answer any request, so many are sent at once.
 _REMOTE_READERS = 16
@@ -217,10 +218,7 @@ def tree_at(root: str) -> Tree:
     """Returns the files below a path or URL, which may be missing; raises DataError if there is no driver for it."""
     root = root.removeprefix("file://")
     if not is_url(root):
-        try:
-            return LocalTree(Path(root).expanduser())
-        except RuntimeError as error:
-            raise DataError(f"{root}: {error}; write the folder out") from error
+        return LocalTree(expanded(root))
     from fsspec.core import url_to_fs
 
     url = root.rstrip("/")

@@ -36,7 +36,7 @@ from workers.data.store.store import (
 )
 from workers.errors import DataError, SourceLost, StorageError, some
 from workers.settings import SPLITS, DatasetSettings, OnBad, Source, StoreFormat, Verify, dataset_options
-from workers.storage import fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
+from workers.storage import expanded, fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
@@ -97,7 +97,7 @@ def prepare(
         StorageError: the disk has too little space, or the store is unwritable, or damaged and cannot be packed again.
     """
     listing = open_listing(settings)
-    store_root = store_root.expanduser().absolute()
+    store_root = expanded(store_root).absolute()
     key, corrections = store_key(settings, listing), read_relabelling(settings, listing)
     work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), verify, progress)
     found = _find(work, repair=False)
