@@ -199,7 +199,8 @@ def list_(request: Request, streams: Streams) -> None:
     from orchestrator.run import list_runs, listing_lines
 
     found = list_runs(request.folder)
-    streams.answer([asdict(run) for run in found] if request.json else None, listing_lines(found))
+    lines = listing_lines(found) if found else [f"no run below {request.folder}; give another folder"]
+    streams.answer([asdict(run) for run in found] if request.json else None, lines)
 
 
 @verb(

@@ -201,7 +201,7 @@ def _read_about(path: Path) -> SplitPredictions:
     try:
         return SplitPredictions(**parse_json(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise _Unusable(Flaw.damaged, f"{path} is damaged ({error}); predict again") from error
+        raise _Unusable(Flaw.damaged, f"{path} is damaged ({error}); launch again") from error
 
 
 def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
@@ -209,7 +209,7 @@ def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
     rows, finished = expected.rows, expected.finished
     if rows is not None and about.rows_sha256 != rows.rows_sha256:
         raise _Unusable(
-            Flaw.other_images, f"{path} is of other images than data/{layout.rows(rows.name)}; predict again"
+            Flaw.other_images, f"{path} is of other images than data/{layout.rows(rows.name)}; launch again"
         )
     if about.data_digest != expected.data_digest:
         why = (
@@ -231,7 +231,7 @@ def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
         with _ONE_HEADER:
             header = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise _Unusable(Flaw.damaged, f"{path} is not a whole .npy file ({error}); predict again") from error
+        raise _Unusable(Flaw.damaged, f"{path} is not a whole .npy file ({error}); launch again") from error
     rows, said = expected.rows, (about.num_rows, about.num_classes)
     wanted = (
         about.num_rows if rows is None else len(rows.rows),
@@ -239,11 +239,11 @@ def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
     )
     if header.shape != wanted or header.dtype != np.dtype("<f4") or not header.flags.c_contiguous:
         why = f"{path} holds {header.dtype} {header.shape}, not float32 {wanted}{_rows_that_lack(header.shape, rows)}"
-        raise _Unusable(Flaw.damaged, f"{why}; predict again")
+        raise _Unusable(Flaw.damaged, f"{why}; launch again")
     if said != wanted:
         described = path.with_name(layout.described(path.stem))
         why = f"{described} says {said[0]} rows of {said[1]} classes, not {wanted[0]} of {wanted[1]}"
-        raise _Unusable(Flaw.damaged, f"{why}; predict again")
+        raise _Unusable(Flaw.damaged, f"{why}; launch again")
     return int(header.offset)
 
 
@@ -274,11 +274,9 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
             bad.extend((improper(block) + rows.start).tolist())
     if bad:
         shown = ", ".join(f"{row} ({split.rows[row]})" if split else str(row) for row in bad[:_SHOWN_ROWS])
-        why = f"{predictions.path} has rows that are not probabilities, the first {shown}; predict again"
+        why = f"{predictions.path} has rows that are not probabilities, the first {shown}; launch again"
         raise _Unusable(Flaw.damaged, why)
     if digest.hexdigest() != predictions.about.sha256:
         described = layout.described(predictions.about.split)
-        why = (
-            f"{predictions.path} differs from the sha256 in {described}: changed since it was predicted; predict again"
-        )
+        why = f"{predictions.path} differs from the sha256 in {described}: changed since it was predicted; launch again"
         raise _Unusable(Flaw.damaged, why)

@@ -94,7 +94,7 @@ def read_manifest(paths: RunPaths) -> Manifest:
     """
     manifest = find_manifest(paths)
     if manifest is None:
-        raise MemberFailed(f"{paths.root}: no submission yet; run `septet launch` again")
+        raise MemberFailed(f"{paths.root}: no submission yet; if nothing runs there: septet resume {paths.root}")
     return manifest
 
 

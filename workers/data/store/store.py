@@ -216,7 +216,7 @@ def read_store(path: Path) -> Store:
         data = (path / MANIFEST).read_bytes()
         manifest: dict[str, Any] = parse_json(data)
     except FileNotFoundError as error:
-        absent = f"{path}: no prepared dataset there: prepare it again, on storage that all nodes share"
+        absent = f"{path}: no prepared dataset there; launch again to make it, on storage that all nodes share"
         raise StorageError(absent) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
