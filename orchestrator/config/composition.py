@@ -38,10 +38,9 @@ from orchestrator.config.schema import (
     StoresLayer,
     SweepStop,
     TrackingConfig,
-    check_safe_name,
     metric_of,
 )
-from orchestrator.config.structure import choices, join, mapping, overlay, shown
+from orchestrator.config.structure import check_safe_name, choices, join, mapping, overlay, shown
 from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
@@ -233,7 +232,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         store=store,
         datasets=settings,
         members=members if folds is None else fold_members(members, folds),
-        tracking=TrackingConfig(_tracking_uri(root.tracking.uri, store), root.tracking.required),
+        tracking=TrackingConfig(**{**vars(root.tracking), "uri": _tracking_uri(root.tracking.uri, store)}),
         cluster=ClusterConfig(**{**asdict(root.cluster), **cpus}),
         combine=root.combine,
         submission=root.submission,
