@@ -38,9 +38,10 @@ from orchestrator.config.schema import (
     StoresLayer,
     SweepStop,
     TrackingConfig,
+    check_safe_name,
     metric_of,
 )
-from orchestrator.config.structure import check_safe_name, choices, join, mapping, overlay, shown
+from orchestrator.config.structure import choices, join, mapping, overlay, shown
 from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
@@ -197,10 +198,10 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     if isinstance(ensemble := raw.get("ensemble"), dict) and ensemble.get("admit", ...) is None:
         del ensemble["admit"]
     root = overlay(RootLayer(), raw, "")
-    if root.experiment:
-        check_safe_name("experiment", root.experiment, f"experiment={root.experiment}")
-    if root.name is not None:
-        check_safe_name("run", root.name, f"name={root.name}")
+    named = (("experiment", root.experiment or None, "experiment"), ("run", root.name, "name"))
+    for kind, name, key in (*named, ("model", root.tracking.register, "tracking.register")):
+        if name is not None:
+            check_safe_name(kind, name, f"{key}={name}")
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}

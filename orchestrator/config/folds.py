@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator.config.schema import FoldsConfig, MemberConfig
-from orchestrator.config.structure import check_safe_name
+from orchestrator.config.schema import FoldsConfig, MemberConfig, check_safe_name
 from workers.errors import ConfigError
 from workers.settings import Fold
 

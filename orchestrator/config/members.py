@@ -20,8 +20,9 @@ from orchestrator.config.schema import (
     Precision,
     RootLayer,
     StageLayer,
+    check_safe_name,
 )
-from orchestrator.config.structure import check_safe_name, choices, field_types, join, mapping, nearest, overlay, shown
+from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay, shown
 from workers.errors import ConfigError
 from workers.models import HEAD, check_name
 from workers.settings import KeptCheckpoint, Recipe, TrainingSettings

@@ -3,13 +3,13 @@
 `*Layer` classes are the schema of what a person writes; the rest of the program reads `Config`. No Hydra here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.structure import check_safe_name
 from workers.errors import ConfigError
 from workers.settings import (
     HELD_OUT,
@@ -28,6 +28,7 @@ SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster",
 GROUPS = ("experiment", "dataset", "ensemble", *SETTINGS, "reading")
 TARGET = "target"
 _PREDICTED = (*HELD_OUT, "oof")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 CombineMethod = StrEnum("CombineMethod", "mean weighted geometric rank greedy stacked")
 # Methods that are fitted to predictions of held-out images.
 FITTED = (CombineMethod.weighted, CombineMethod.greedy, CombineMethod.stacked)
@@ -127,10 +128,6 @@ class TrackingLayer:
     required: bool = True
     models: bool = False
     register: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.register is not None:
-            check_safe_name("model", self.register, f"tracking.register={self.register}")
 
 
 @dataclass(frozen=True)
@@ -393,3 +390,11 @@ def metric_of(submission_format: SubmissionFormat) -> Metric:
         return Metric.log_loss
     several = submission_format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)
     return Metric.top5 if several else Metric.top1
+
+
+def check_safe_name(kind: str, name: str, key: str) -> None:
+    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` names it in the message."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"{key}: a {kind}'s name has 1 to 64 letters, digits or _ . = , - and starts with a letter or digit"
+        )

@@ -6,7 +6,6 @@ Unlike OmegaConf's structured schemas, it keeps dataclasses frozen, reports the 
 import dataclasses
 import difflib
 import math
-import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -17,7 +16,6 @@ from workers.errors import ConfigError
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 WANTED: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -172,11 +170,3 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)
-
-
-def check_safe_name(kind: str, name: str, key: str) -> None:
-    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` names it in the message."""
-    if _NAME.fullmatch(name) is None:
-        raise ConfigError(
-            f"{key}: a {kind}'s name has 1 to 64 letters, digits or _ . = , - and starts with a letter or digit"
-        )

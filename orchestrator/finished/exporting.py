@@ -78,7 +78,7 @@ def export(
             for member, net in zip(members, nets, strict=True):
                 checkpoint = paths.checkpoints(opened.plan.last_stage(member).ref) / net.checkpoint
                 shutil.copyfile(checkpoint / layout.MODEL, folder / "members" / f"{member}.safetensors")
-        write_text(folder / "README.md", _card(opened, member, about, {*forms, *graphs}))
+        write_text(folder / "README.md", _card(opened, about, {*forms, *graphs}))
 
 
 def _combining(combination: Combination) -> "Combining":
@@ -112,19 +112,12 @@ def _about(opened: LoadedEnsemble, members: Collection[str]) -> dict[str, Any]:
     return {**told, **given, **made}
 
 
-def _card(opened: LoadedEnsemble, member: str | None, about: dict[str, Any], forms: Collection[str]) -> str:
+def _card(opened: LoadedEnsemble, about: dict[str, Any], forms: Collection[str]) -> str:
     path = opened.paths.report_scores
     scores = parse_json(path.read_bytes()) if path.exists() else None
     # Markdown, not HTML.
     made = Environment(loader=PackageLoader("orchestrator.finished", "."), trim_blocks=True, autoescape=False)
-    given = {
-        "opened": opened,
-        "member": member,
-        "about": about,
-        "forms": forms,
-        "scores": scores,
-        "combination": opened.combination,
-    }
+    given = {"opened": opened, "about": about, "forms": forms, "scores": scores, "combination": opened.combination}
     return made.get_template("model_card.md.j2").render(given)
 
 

@@ -12,11 +12,10 @@ from orchestrator.finished.exporting import export
 from orchestrator.fitting import mean_interval
 from orchestrator.plan import plan_from_json
 from orchestrator.report import points
-from orchestrator.run import RunPaths, read_record
+from orchestrator.run import RunPaths, read_record, read_run_data
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
 from orchestrator.tracking import OUTCOMES, Models, Tracker
-from workers.errors import DataError
 from workers.storage import parse_json, sha256_of, write_json
 
 
@@ -41,10 +40,9 @@ def log_models(
             with tempfile.TemporaryDirectory(prefix="septet-model-") as holder:
                 folder = Path(holder) / "model"
                 export(paths, folder, ("pyfunc",), member=name or None, trust_code=trust_code)
-                if not name:
-                    write_json(folder / OUTCOMES, outcomes)
+                write_json(folder / OUTCOMES, {} if name else outcomes)
                 log = partial(Models.log, member=name, folder=folder, digest=digest)
-                if (made := tracker.with_models(what, log)) is not None:
+                if made := tracker.with_models(what, log):
                     found[name] = made
         except Exception as error:  # noqa: BLE001 – nets are others' code, and the run is finished
             tell(f"MLflow lacks {what}: {error}")
@@ -55,10 +53,9 @@ def log_models(
 
 def _outcomes(paths: RunPaths) -> dict[str, float]:
     """Returns 1 for each labelled image of the main split that the ensemble gets wrong, else 0; {} without any."""
-    try:
-        data, scores, _ = open_scores(paths)
-    except DataError:
+    if not read_run_data(paths.data).scored:
         return {}
+    data, scores, _ = open_scores(paths)
     images = map("{} {}".format, data.splits[scores.split].rows, scores.labels)
     return dict(zip(images, scores.reading.wrong.tolist(), strict=True))
 

@@ -273,7 +273,7 @@ class Store:
     @property
     def models(self) -> Models:
         """Returns the logged models of the ensemble and its members."""
-        runs = {key.member: entry.id for key, entry in self._entries.items() if not key.stage}
+        runs = {key.member: one.id for key, one in self._entries.items() if not key.stage}
         return Models(self._client, self._experiment_id, runs)
 
     def _new_experiment(self) -> "Experiment":

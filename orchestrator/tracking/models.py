@@ -5,6 +5,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,11 @@ class Models:
             client.create_registered_model(name)
         versions = {one.source: str(one.version) for one in client.search_model_versions(f"name = '{name}'")}
         # Not from `models:/…`, which MLflow would look for in its global store.
-        own = versions.get(source) or str(client.create_model_version(name, source, model.source_run_id).version)
+        made = partial(client.create_model_version, name, source, model.source_run_id, model_id=model.model_id)
+        own = versions.get(source) or str(made().version)
         champion = str(client.get_registered_model(name).aliases.get("champion", own))
-        best = client.get_model_version(name, champion)
-        if champion != own and (why := stays(self._outcomes(str(best.source)))):
+        best = client.get_model_version(name, champion).source
+        if champion != own and (why := stays(self._outcomes(str(best)))):
             return f"{name} version {own}: the alias champion stays at version {champion}: {why}"
         client.set_registered_model_alias(name, "champion", own)
         return f"{name} version {own} is the champion"

@@ -24,7 +24,6 @@ from orchestrator.tracking.uri import is_local
 from workers.load import read_load
 
 T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 10.0  # the end of a run waits this long for a store that does not answer
