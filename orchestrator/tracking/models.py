@@ -5,7 +5,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,17 +58,14 @@ class Models:
         return client.finalize_logged_model(made.model_id, "READY")
 
     def register(self, model: "LoggedModel", name: str, stays: Callable[[bytes], str]) -> str:
-        """Makes the model a version of `name`, and returns in a line where the alias `champion` is then.
-
-        The alias moves, unless `stays`, given the champion's `OUTCOMES` or b"", says why it does not.
-        """
+        """Makes a version of `name`, to which the alias `champion` moves unless `stays(its OUTCOMES)` is a reason."""
         client, source = self.client, model.artifact_location
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         versions = {one.source: str(one.version) for one in client.search_model_versions(f"name = '{name}'")}
         # Not from `models:/…`, which MLflow would look for in its global store.
-        made = partial(client.create_model_version, name, source, model.source_run_id, model_id=model.model_id)
-        own = versions.get(source) or str(made().version)
+        run_id, own = model.source_run_id, versions.get(source)
+        own = own or str(client.create_model_version(name, source, run_id, model_id=model.model_id).version)
         champion = str(client.get_registered_model(name).aliases.get("champion", own))
         best = client.get_model_version(name, champion).source
         if champion != own and (why := stays(self._outcomes(str(best)))):

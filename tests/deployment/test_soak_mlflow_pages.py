@@ -212,7 +212,7 @@ def test_models_page_lists_members_and_the_ensemble_with_their_scores_and_datase
     shown.shoot("models")
     lines = said.splitlines()
     # The ensemble's run has a name of its own.
-    assert lines.count("Ready") == 8 and "seven" in lines and all(lines.count(name) >= 2 for name in (*BASE, "deep2"))
+    assert lines.count("Ready") == 8 and {"seven", *BASE, *PRETRAINED} <= set(lines)
     assert said.count(f"target (#{DIGEST[:8]}") >= 8 and "photographs" in lines
 
 
