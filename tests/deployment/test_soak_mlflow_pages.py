@@ -207,8 +207,8 @@ def test_run_without_a_view_opens_on_the_training_page(shown):
     assert "You're viewing a shared view" not in said and "Evaluation runs" not in said
 
 
-def test_models_page_lists_members_and_the_ensemble_with_their_scores_and_dataset(shown):
-    said = shown.open(f"{shown.experiment}/models?{TRAINING_PAGES}", "ensemble", "deep1", "val/top1_error", height=1200)
+def test_models_page_lists_members_and_the_ensemble_with_run_and_dataset(shown):
+    said = shown.open(f"{shown.experiment}/models?{TRAINING_PAGES}", "ensemble", "deep1", "photographs", height=1200)
     shown.shoot("models")
     lines = said.splitlines()
     # The ensemble's run has a name of its own.
