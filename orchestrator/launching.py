@@ -21,6 +21,7 @@ from orchestrator.combine import (
 from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, OutOfTime, Work, ends_at, obeying
+from orchestrator.finished import log_models
 from orchestrator.folding import find_folds
 from orchestrator.inputs import hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
@@ -153,6 +154,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                     failure = _train(config, plan, run, driver, tracker, interrupts, display, needs)
                     results = _results(config, plan, run, failure)
                     _publish(results, run.paths, plan.trained, tracker)
+                    if config.tracking.models or config.tracking.register:
+                        log_models(run.paths, config.tracking.register, tracker, display.note, trust_code=trust_code)
                     if failure is not None:
                         kind = IncompleteInTime if isinstance(failure, OutOfTime) else Incomplete
                         raise kind(failure, plan, LaunchResult(run.paths.root, results))

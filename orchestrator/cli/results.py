@@ -74,7 +74,8 @@ def export(request: Request, streams: Streams) -> None:
     if request.out is None:
         raise ConfigError("give --out FOLDER, the folder to write")
     forms = parse_forms(request.to)
-    export(request.paths, request.out, forms, streams.progress, trust_code=request.trust_code)
+    streams.progress(f"{', '.join(forms)}: tracing the members")
+    export(request.paths, request.out, forms, trust_code=request.trust_code)
     streams.progress(f"{', '.join(forms)}: {request.out}; its README.md says how to use them")
 
 

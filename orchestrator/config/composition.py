@@ -199,10 +199,10 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     if isinstance(ensemble := raw.get("ensemble"), dict) and ensemble.get("admit", ...) is None:
         del ensemble["admit"]
     root = overlay(RootLayer(), raw, "")
-    if root.experiment:
-        check_safe_name("experiment", root.experiment, f"experiment={root.experiment}")
-    if root.name is not None:
-        check_safe_name("run", root.name, f"name={root.name}")
+    named = (("experiment", root.experiment or None, "experiment"), ("run", root.name, "name"))
+    for kind, name, key in (*named, ("model", root.tracking.register, "tracking.register")):
+        if name is not None:
+            check_safe_name(kind, name, f"{key}={name}")
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
@@ -234,7 +234,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         store=store,
         datasets=settings,
         members=members if folds is None else fold_members(members, folds),
-        tracking=TrackingConfig(_tracking_uri(root.tracking.uri, store), root.tracking.required),
+        tracking=TrackingConfig(**{**vars(root.tracking), "uri": _tracking_uri(root.tracking.uri, store)}),
         cluster=ClusterConfig(**{**asdict(root.cluster), **cpus}),
         combine=root.combine,
         submission=root.submission,

@@ -126,14 +126,15 @@ class TrackingLayer:
 
     uri: str | None = None
     required: bool = True
+    models: bool = False
+    register: str | None = None
 
 
 @dataclass(frozen=True)
-class TrackingConfig:
+class TrackingConfig(TrackingLayer):
     """Holds the tracking settings in use; `uri` is absolute."""
 
-    uri: str
-    required: bool
+    uri: str = ""
 
 
 @dataclass(frozen=True)

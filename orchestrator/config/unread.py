@@ -55,6 +55,8 @@ def refuse_unread(
 
     `keep` is `predict.checkpoint`.
     """
+    if typed.get("tracking.register", "null") != "null" and typed.get("tracking.models") == "false":
+        raise ConfigError("tracking.models=false: tracking.register logs the models too; remove one of them")
     for key, value in typed.items():
         names = key.split(".")
         if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:

@@ -84,6 +84,8 @@ _ADVICE = {
         "datasets.target.relabel={value}, a csv file with the columns id and correct"
     ),
     "hours max_hours time_limit time_budget max_time walltime wall_time": "budget.hours={value}",
+    "log_model log_models": "tracking.models=true",
+    "register register_model registered_model registered_model_name": "tracking.register={value}",
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}

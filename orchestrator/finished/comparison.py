@@ -34,7 +34,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     """
     if len(folders) < 2:
         raise ConfigError("compare: give two run directories at least")
-    opened = [(str(folder), *_open(RunPaths(folder))) for folder in folders]
+    opened = [(str(folder), *open_scores(RunPaths(folder))) for folder in folders]
     first, wanted, main, _ = opened[0]
     for name, data, scores, _ in opened:
         if (data.classes, scores.split) != (wanted.classes, main.split):
@@ -64,7 +64,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     return {"split": main.split, "num_images": len(common), "runs": runs}
 
 
-def _open(paths: RunPaths) -> tuple[RunData, SplitScores, float | None]:
+def open_scores(paths: RunPaths) -> tuple[RunData, SplitScores, float | None]:
     """Returns a run's data, the scores of its main split, and its core-seconds, None if the ledger lacks some."""
     record, manifest = read_record(paths), read_manifest(paths)
     names, plan = [member.name for member in manifest.members], plan_from_json(record.plan)

@@ -2,7 +2,7 @@
 
 import io
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from importlib import metadata, util
 from pathlib import Path
@@ -41,9 +41,9 @@ def parse_forms(text: str) -> tuple[str, ...]:
 
 
 def export(
-    paths: RunPaths, out: Path, forms: Collection[str], progress: Callable[[str], None], *, trust_code: bool = False
+    paths: RunPaths, out: Path, forms: Collection[str], *, member: str | None = None, trust_code: bool = False
 ) -> None:
-    """Writes the folder `out`, which must not exist: `forms` (of `FORMS`), predict.py and a model card.
+    """Writes `out`, which must not exist, of the ensemble or a member: `forms`, predict.py and a model card.
 
     Raises:
         ConfigError: `out` cannot be made, no graph can hold the ensemble, or a net's code is not trusted.
@@ -53,7 +53,7 @@ def export(
     """
     if out.exists() or not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: {'exists' if out.exists() else 'has no parent folder'}; give a new folder")
-    opened = LoadedEnsemble.open(paths, trust_code=trust_code)
+    opened = LoadedEnsemble.open(paths, member, trust_code=trust_code)
     if opened.record.crops is Crops.five_scales:
         raise ConfigError(f"{paths.root}: predict.crops=five_scales sees whole images, and a graph takes squares")
     combining = _combining(opened.combination)
@@ -62,7 +62,6 @@ def export(
     # As every machine computes it.
     plain = replace(opened, record=replace(opened.record, numerics=Numerics()), _nets={})
     members = opened.combination.used(opened.members)
-    progress(f"{', '.join(forms)}: {len(members)} members")
     nets = [plain.net(member) for member in members]
     with replacing_folder(out) as folder:
         graphs = set(forms) & {"torch", "onnx"} or {"torch"}

@@ -1,5 +1,5 @@
 from .mlflow_store import DatasetInput as DatasetInput
-from .models import save_pyfunc as save_pyfunc
+from .models import OUTCOMES as OUTCOMES, Models as Models, save_pyfunc as save_pyfunc
 from .opening import open_tracking as open_tracking, probe as probe
 from .params import ensemble_params as ensemble_params
 from .tracker import Ending as Ending, RunIdentity as RunIdentity, Tracker as Tracker

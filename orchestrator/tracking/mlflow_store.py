@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.text import redact
 from orchestrator.tracking.connection import connect
+from orchestrator.tracking.models import Models
 from orchestrator.tracking.uri import artifact_root
 from orchestrator.tracking.view import TRAINING_PAGES, VIEW_TAG, make_view
 from workers.errors import ConfigError
@@ -268,6 +269,12 @@ class Store:
         """Copies a file, or the content of a folder, into `folder` of the run's artifacts."""
         send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         send(self._entries[key].id, str(path), folder)
+
+    @property
+    def models(self) -> Models:
+        """Returns the logged models of the ensemble and its members."""
+        runs = {key.member: one.id for key, one in self._entries.items() if not key.stage}
+        return Models(self._client, self._experiment_id, runs)
 
     def _new_experiment(self) -> "Experiment":
         from mlflow import MlflowException

@@ -17,8 +17,7 @@ class ServedEnsemble(PythonModel):
         folder = Path(__file__).parent
         self._ensemble = runpy.run_path(str(folder / "predict.py"))["Ensemble"](folder)
 
-    # Without types, of which MLflow knows few: the signature says more.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ARG002
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         ensemble, images = self._ensemble, list(model_input["image"])
         if not all(isinstance(image, bytes) for image in images):
             raise TypeError("image: give the content of image files, in JSON as base64")

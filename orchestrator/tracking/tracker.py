@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.plan import Plan, StageRef
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store
+from orchestrator.tracking.models import Models
 from orchestrator.tracking.params import DIFFER, stage_params
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.uri import is_local
 from workers.load import read_load
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 10.0  # the end of a run waits this long for a store that does not answer
@@ -52,7 +54,7 @@ class RunIdentity:
 
 
 class Tracker:
-    """Logs a launch. Every verb but `close` returns at once and may be repeated, from any thread."""
+    """Logs a launch. Every verb but `with_models` and `close` returns at once and may be repeated, from any thread."""
 
     def __init__(
         self,
@@ -165,6 +167,13 @@ class Tracker:
             lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
         )
 
+    def with_models(self, what: str, work: Callable[[Models], T]) -> T | None:
+        """Waits until `work` on the run's models is done; returns None if the store is down or refuses it."""
+        found: list[T] = []
+        self._submit(lambda: found.append(work(self._store.models)), what, _ARTIFACT_ATTEMPTS)
+        self._drain(CLOSE_S, _UPLOAD_S)
+        return found[0] if found else None
+
     def close(self, status: str) -> None:
         """Ends the parent run and every open run; waits for a store that is down for 10 s, after a signal for 5."""
         now_ms = _now_ms()
@@ -178,10 +187,7 @@ class Tracker:
         self._submit(finish, "the end of the run")
         try:
             wait_s, upload_s = (min(CLOSE_S, _STOP_S), 0.0) if status == Ending.KILLED else (CLOSE_S, _UPLOAD_S)
-            self._sender.flush(wait_s)
-            until = time.monotonic() + upload_s
-            while self._sender.is_progressing(CLOSE_S) and time.monotonic() < until:
-                self._sender.flush(1.0)
+            self._drain(wait_s, upload_s)
         finally:  # also after Ctrl-C
             num_left_out, num_waiting = self._sender.flush(0.0), self._sender.num_waiting
             self._sender.stop()
@@ -192,6 +198,12 @@ class Tracker:
                     redact(self._uri),
                     num_left_out,
                 )
+
+    def _drain(self, wait_s: float, upload_s: float) -> None:
+        self._sender.flush(wait_s)
+        until = time.monotonic() + upload_s
+        while self._sender.is_progressing(CLOSE_S) and time.monotonic() < until:
+            self._sender.flush(1.0)
 
     def _open(self) -> None:
         self._store.open()

@@ -1,7 +1,4 @@
-"""What MLflow's pages say of a finished run of seven members: a real browser, MLflow's server, and Postgres.
-
-The pages of logged and registered models belong here too.
-"""
+"""What MLflow's pages say of a finished run of seven members: a real browser, MLflow's server, and Postgres."""
 
 import contextlib
 import importlib
@@ -18,15 +15,18 @@ from typing import Any
 import pytest
 from browser import open_browser
 from flushed import flushed
+from mlflow import MlflowClient
 from stand_ins import postgres_programs
 from whole_run import build_run
 
 from orchestrator.config import TrackingConfig, compose
+from orchestrator.finished import log_models
 from orchestrator.launching import _publish
 from orchestrator.outputs import write_results
 from orchestrator.run.metrics import Follower
-from orchestrator.tracking import DatasetInput, Ending, RunIdentity, ensemble_params, open_tracking
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, ensemble_params, open_tracking, save_pyfunc
 from orchestrator.tracking.ui import Target, page, serving
+from orchestrator.tracking.view import TRAINING_PAGES
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
@@ -85,6 +85,7 @@ class Shown:
     address: str
     ids: dict[str, Any]
     folder: Path
+    models: list[Any]
 
     @property
     def experiment(self):
@@ -106,10 +107,17 @@ class Shown:
             self.browser.screenshot(Path(folder) / f"{name}.png")
 
 
+def stand_in(paths, folder, forms, member, trust_code):
+    """Writes a model with the real signature; the run has no nets to trace."""
+    folder.mkdir()
+    save_pyfunc(folder, b"", ["torch"])
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     run = build_run(folder / "run", BASE, PRETRAINED, labelled=("dev", "val", "test"))
+    lines = []
     command = ("septet", "launch", "experiment=digits", "seed=7")
     config = replace(compose(["experiment=digits", "seed=7"]), command=command)
     with pytest.MonkeyPatch.context() as patch, postgres() as uri, open_browser() as browser:
@@ -127,9 +135,13 @@ def shown(tmp_path_factory):
                 tracker.stage_finished(ref, Ending.FINISHED)
             results = write_results(run.paths, run.plan, config.combine, config.submission)
             _publish(results, run.paths, run.plan.trained, tracker)
+            patch.setattr("orchestrator.finished.logged.export", stand_in)
+            log_models(run.paths, "photographs", tracker, lines.append, trust_code=False)
+            assert lines == ["MLflow: tracing 8 models", "MLflow: photographs version 1 is the champion"]
             assert flushed(tracker, 120) == 0
             tracker.close(Ending.FINISHED)
-            yield Shown(browser, server.address, tracker.ids, folder)
+            models = MlflowClient(server.address).search_logged_models([tracker.ids["experiment_id"]])
+            yield Shown(browser, server.address, tracker.ids, folder, models)
 
 
 def test_experiment_page_opens_on_the_members_beside_each_other_with_one_chart_a_metric(shown):
@@ -193,3 +205,31 @@ def test_run_without_a_view_opens_on_the_training_page(shown):
     target = Target(shown.address, shown.ids["experiment_id"], shown.ids["run_id"])
     said = shown.open(page(shown.address, target), "matching runs", "seven", "Model registry")
     assert "You're viewing a shared view" not in said and "Evaluation runs" not in said
+
+
+def test_models_page_lists_members_and_the_ensemble_with_run_and_dataset(shown):
+    said = shown.open(f"{shown.experiment}/models?{TRAINING_PAGES}", "ensemble", "deep1", "photographs", height=1200)
+    shown.shoot("models")
+    lines = said.splitlines()
+    # The ensemble's run has a name of its own.
+    assert lines.count("Ready") == 8 and {"seven", *BASE, *PRETRAINED} <= set(lines)
+    assert said.count(f"target (#{DIGEST[:8]}") >= 8 and "photographs" in lines
+
+
+def test_model_s_page_has_its_scores_dataset_run_and_files(shown):
+    (model,) = [one for one in shown.models if one.name == "ensemble"]
+    address = f"{shown.experiment}/models/{model.model_id}"
+    said = shown.open(f"{address}?{TRAINING_PAGES}", "test/top1_error", "test/nll")
+    shown.shoot("model")
+    assert {"seven", model.model_id, "Ready"} <= set(said.splitlines()) and f"target (#{DIGEST[:8]}" in said
+    said = shown.open(f"{address}/artifacts?{TRAINING_PAGES}", "MLmodel", "input_example.json")
+    shown.shoot("model_artifacts")
+    assert {"outcomes.json", "pyfunc_model.py"} <= set(said.splitlines())
+
+
+def test_registered_model_s_page_has_the_champion_with_its_signature_and_run(shown):
+    shown.open(f"{shown.address}/#/models/photographs", "Version 1", "champion", height=900)
+    shown.shoot("registered")
+    said = shown.open(f"{shown.address}/#/models/photographs/versions/1", "champion", "Inputs (1)", height=900)
+    shown.shoot("version")
+    assert {"seven", "Outputs (4)"} <= {line.strip() for line in said.splitlines()}

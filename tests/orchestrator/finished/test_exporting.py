@@ -28,13 +28,11 @@ from workers.export.standalone import Ensemble, _read
 from workers.settings.dataset import Exif, Keep
 from workers.settings.training import Crops
 
-_QUIET = lambda _: None  # noqa: E731
-
 
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "ensemble"
-    export(run, out, exporting.FORMS, _QUIET)
+    export(run, out, exporting.FORMS)
     return out
 
 
@@ -225,7 +223,7 @@ def test_five_scales_are_refused(run, tmp_path, monkeypatch):
     scaled = replace(opened, record=replace(opened.record, crops=Crops.five_scales))
     monkeypatch.setattr(LoadedEnsemble, "open", lambda *_, **__: scaled)
     with pytest.raises(ConfigError, match="five_scales"):
-        export(run, tmp_path / "out", ("torch",), _QUIET)
+        export(run, tmp_path / "out", ("torch",))
 
 
 def test_existing_folder_is_refused_and_left_alone(run, tmp_path, capsys):
@@ -244,7 +242,7 @@ def test_out_or_its_parent_missing_is_refused(run, tmp_path, capsys):
 def test_run_without_a_submission_is_refused_and_leaves_nothing(tmp_path):
     run = build_run(tmp_path / "run")
     with pytest.raises(MemberFailed, match="no submission yet"):
-        export(run.paths, tmp_path / "out", ("torch",), _QUIET)
+        export(run.paths, tmp_path / "out", ("torch",))
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
