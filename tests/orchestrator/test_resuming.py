@@ -96,11 +96,12 @@ def test_record_of_an_earlier_release_has_no_command_and_resume_says_what_to_typ
 
 @pytest.mark.usefixtures("no_drawing")
 def test_report_shows_the_whole_command_quoted_so_that_it_makes_the_same_configuration(place, capsys):
-    pages = []
+    shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "render", lambda page: pages.append(page) or render(page))
+        patch.setattr(write, "render", lambda *page: shown.extend(page[2]) or render(*page))
         (place / "run" / "config.yaml").write_text(compose([]).yaml)
         assert main(["report", str(place / "run")]) == 0
-    program, verb, *overrides = shlex.split(pages[0].command)
+    facts = {fact.name: fact.value for section in shown if section.key == "again" for fact in section.details}
+    program, verb, *overrides = shlex.split(facts["command"])
     assert (program, verb, tuple(overrides)) == ("septet", "launch", PHOTOS)
-    assert pages[0].facts["launched in"] == str(place)
+    assert facts["launched in"] == str(place)

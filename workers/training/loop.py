@@ -272,8 +272,8 @@ class _Stopwatch:
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:
-    """Returns what all processes use of a GPU's memory, without waiting for the device."""
-    if device.type != "cuda":
+    """Returns what all processes use of a GPU's memory, if it is there, without waiting for the device."""
+    if device.type != "cuda" or not torch.cuda.is_available():
         return {}
     free, total = torch.cuda.mem_get_info(device)
     name, used = f"system/gpu_{device.index or 0}_memory_usage", total - free

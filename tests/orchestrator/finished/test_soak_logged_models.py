@@ -3,17 +3,15 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow_serving import model_served
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -85,13 +83,6 @@ def jpegs(tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
-@pytest.fixture
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def launched(place):
     """What the launches said: one, the same again, and one of another seed, which is far better."""
@@ -136,32 +127,9 @@ def test_champion_answers_as_predict_in_a_process_without_the_run(place, predict
     _equal(json.loads(done.stdout.splitlines()[-1]), predicted)
 
 
-@contextmanager
-def _served(uri, port, log):
-    words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion", "-p", str(port)]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    with log.open("wb") as stream:
-        server = subprocess.Popen(
-            [*words, "--env-manager", "local"], env=environment, stdout=stream, stderr=stream, start_new_session=True
-        )
-        try:
-            until = time.monotonic() + 120
-            while True:
-                assert server.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2):
-                        break
-                except OSError:
-                    time.sleep(0.3)
-            yield
-        finally:
-            os.killpg(server.pid, 9)
-            server.wait()
-
-
 def test_mlflow_models_serve_answers_jpegs_as_predict(place, predicted, jpegs, unused_port, tmp_path):
     records = [{"image": base64.b64encode(Path(name).read_bytes()).decode()} for name in jpegs]
-    with _served(place.uri, unused_port, tmp_path / "log.txt"):
+    with model_served("models:/digits@champion", unused_port, tmp_path / "log.txt", MLFLOW_TRACKING_URI=place.uri):
         request = urllib.request.Request(
             f"http://127.0.0.1:{unused_port}/invocations",
             json.dumps({"dataframe_records": records}).encode(),

@@ -1,5 +1,6 @@
 """`septet serve` as a process, with real JPEGs: 1,000 answers, hostile clients, memory, and its end."""
 
+import base64
 import http.client
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow_serving import model_served
 from noise_run import finished_run, predicted
 from PIL import Image
 
@@ -89,7 +91,25 @@ def ask(port, body, headers=JPEG, timeout=120):
         connection.close()
 
 
-def answers(port, files, at_once=8):
+def own_answer(connection, file):
+    connection.request("POST", "/predict?top=2", file.read_bytes(), JPEG)
+    answer = connection.getresponse()
+    text = answer.read()
+    assert answer.status == 200, text
+    (one,) = json.loads(text)["predictions"]
+    return {each["class"]: each["probability"] for each in one["top"]}
+
+
+def mlflow_answer(connection, file):
+    body = {"dataframe_records": [{"image": base64.b64encode(file.read_bytes()).decode()}]}
+    connection.request("POST", "/invocations", json.dumps(body), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    assert answer.status == 200, text
+    return json.loads(text)["predictions"][0]["probabilities"]
+
+
+def answers(port, files, at_once=8, answer=own_answer):
     """What the server says of each file, asked `at_once` at a time over connections that stay open."""
     waiting, found = queue.SimpleQueue(), {}
     for file in files:
@@ -100,12 +120,7 @@ def answers(port, files, at_once=8):
         with suppress(queue.Empty):
             while True:
                 file = waiting.get_nowait()
-                connection.request("POST", "/predict?top=2", file.read_bytes(), JPEG)
-                answer = connection.getresponse()
-                text = answer.read()
-                assert answer.status == 200, text
-                (one,) = json.loads(text)["predictions"]
-                found[file] = {each["class"]: each["probability"] for each in one["top"]}
+                found[file] = answer(connection, file)
         connection.close()
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -114,11 +129,24 @@ def answers(port, files, at_once=8):
     return found
 
 
+def worst_difference(found, wanted):
+    """The largest difference of a probability; `wanted` are predictions of `septet predict`."""
+    assert len(found) == len(wanted) == 1000
+    return max(abs(found[Path(one.path)][guess.name] - guess.probability) for one in wanted for guess in one.top)
+
+
 def test_a_thousand_jpegs_eight_at_a_time_are_answered_as_septet_predict_answers(run, photos, server):
     wanted = predicted(run, photos[1])
     found = answers(server[0], photos[1])
-    worst = max(abs(found[Path(one.path)][guess.name] - guess.probability) for one in wanted for guess in one.top)
-    assert len(found) == 1000 and worst <= 1e-6
+    assert worst_difference(found, wanted) <= 1e-6
+
+
+def test_mlflow_models_serve_answers_a_thousand_jpegs_as_septet_predict_answers(run, photos, unused_port, tmp_path):
+    folder, words = tmp_path / "exported", [sys.executable, "-m", "septet", "export", str(run.root)]
+    subprocess.run([*words, "--out", str(folder), "--to", "pyfunc"], check=True)
+    with model_served(folder, unused_port, tmp_path / "log.txt"):
+        found = answers(unused_port, photos[1], answer=mlflow_answer)
+    assert worst_difference(found, predicted(run, photos[1])) <= 1e-6
 
 
 def bomb():
