@@ -146,6 +146,7 @@ def test_member_that_always_fails_spends_its_budget(bench, undisturbed, capsys):
     assert bench.submission == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails_at", ["train", pytest.param("predictions", marks=pytest.mark.soak)])
 def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(bench, undisturbed, fails_at, capsys):
     bench.failing, bench.fails_at = {"b"}, fails_at
@@ -208,6 +209,7 @@ def test_impossible_min_members_exits_2(bench, number, words, capsys):
     assert not bench.paths.root.exists()
 
 
+@pytest.mark.slow
 def test_member_that_fails_and_is_left_out_by_choice_costs_no_submission(bench, capsys):
     bench.failing = {"b"}
     assert bench.launch("combine.without=[b]") == 4

@@ -173,6 +173,7 @@ def test_password_of_a_tracking_address_is_in_no_error_and_no_traceback(uri, sec
     assert CANARY not in complaint("".join(traceback.format_exception(caught.value)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["launch", "plan"])
 def test_password_of_an_address_is_in_no_output(verb, secretive, capsys):
     uri = f"tracking.uri=http://me:{CANARY}@127.0.0.1:9"

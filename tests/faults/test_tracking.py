@@ -54,6 +54,7 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     check_complete(server.client, run)
 
 
+@pytest.mark.slow
 def test_creation_that_arrives_late_is_undone(server, proxy, tmp_path, impatient):
     """The creation of a member's run sits in the proxy until another has been made in its place."""
     run = FakeRun(tmp_path, proxy.address)

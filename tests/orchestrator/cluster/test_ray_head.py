@@ -74,6 +74,7 @@ def test_head_whose_process_seems_to_have_ended_is_looked_at_again_before_anothe
         assert not head.look()
 
 
+@pytest.mark.slow
 def test_head_that_is_not_there_or_says_nothing_is_told_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for port in (silent.getsockname()[1], 1):

@@ -33,6 +33,7 @@ def test_compose_without_overrides_gives_the_seven_on_digits():
     assert not finetune.augmentation.reflect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
 def test_compose_every_experiment_with_five_members(experiment):
     config = compose([f"experiment={experiment}", "ensemble=five"])

@@ -253,6 +253,7 @@ def test_survivor_has_the_bits_of_the_same_point_alone_and_other_points_stop_at_
     assert len({weights(folder) for folder in folders}) == len(folders)
 
 
+@pytest.mark.slow
 def test_survivor_and_decisions_are_the_same_where_members_die_on_the_way(halved, store, tmp_path):
     undisturbed = json.loads(halved[0].ledger.read_text())["stages"]
     generator = random.Random(7)

@@ -149,6 +149,7 @@ def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, m
     assert said in placed.line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_cpus")
 def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, monkeypatch):
     calls = []

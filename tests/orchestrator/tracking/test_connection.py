@@ -95,6 +95,7 @@ def test_line_of_mlflow_s_own_is_shown_to_its_end():
     assert explain(OSError("x" * 200)).endswith("...")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "told"),
     [

@@ -60,6 +60,7 @@ def assert_close(found, wanted):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_soup_is_the_mean_of_the_last_or_the_best_epochs(every_epoch, tmp_path):
     spec, ends, errors = every_epoch
     assert list(ends) == list(errors) and len(set(errors.values())) == EPOCHS
@@ -188,6 +189,7 @@ def test_average_that_is_not_finite_is_a_divergence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_frozen_norms_keep_their_statistics_and_others_are_renewed(tiny_spec, tmp_path):
     spec = replace(tiny_spec, recipe=replace(tiny_spec.recipe, model=NORMED))
     before = weights(trained(spec))

@@ -150,6 +150,7 @@ def test_weights_at_width_two_are_those_of_one(spec, own_net, changes):
     assert differing(spec, (1, 2), model=model, **changes) == (1, 1)
 
 
+@pytest.mark.slow
 def test_mixing_at_width_two_is_that_of_one(spec):
     assert differing(spec, (1, 2), augmentation=replace(spec.recipe.augmentation, mixup=0.4, cutmix=1.0)) == (1, 1)
 
@@ -195,6 +196,7 @@ def test_run_at_widths_one_four_and_two_with_a_kill_between_ends_with_the_same_b
     assert 2 < ends[0].resumed_from <= 5
 
 
+@pytest.mark.slow
 def test_rank_0_alone_stops_and_the_others_end_with_it(spec):
     own = of(spec, "stopped", checkpoint_updates=100)
     first, other = run_gang(own, 2, stop_after(3))

@@ -115,6 +115,7 @@ def test_no_step_under_a_scale_waits(settings, size):
         assert found.places == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scaler")
 def test_no_update_of_a_stage_in_fp16_waits(spec, tmp_path, monkeypatch):
     make, places = loop._Update.make, []

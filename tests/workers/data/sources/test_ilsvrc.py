@@ -254,6 +254,7 @@ def kit_flood(root: Path) -> None:
             file.write(bytes(1 << 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flood", "words", "most"),
     [

@@ -237,6 +237,7 @@ def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_format", list(StoreFormat))
 def test_memory_while_packing_does_not_grow_with_the_images(tmp_path, store_format):
     most = {}
