@@ -75,6 +75,7 @@ def check_stops_and_resumes(place, smallest, begin, end, capsys, said):
     assert not place.leftovers()
 
 
+@pytest.mark.slow
 def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_resumes_once_fixed(small_place, smallest, capsys):
     said = "checkpoints/step-{step:08d}: Input/output error"
     check_stops_and_resumes(small_place, smallest, no_fsync_succeeds, lambda: None, capsys, said)

@@ -187,6 +187,7 @@ def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(be
     assert "missing" not in json.loads((bench.paths.report / "scores.json").read_text())
 
 
+@pytest.mark.slow
 def test_too_few_members_submit_only_where_fewer_are_asked_for(bench, capsys):
     bench.failing = {"b"}
     assert bench.launch("submission.min_members=3") == 4

@@ -147,6 +147,7 @@ def secretive(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [

@@ -170,6 +170,7 @@ def test_kill_at_every_call_leaves_the_old_or_the_new(sweep, tmp_path):
         assert states[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.soak)])
 def test_error_at_every_call_leaves_the_old_or_the_new(sweep, error, tmp_path):
     place, num_refused = tmp_path / "run", 0

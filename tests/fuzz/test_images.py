@@ -82,6 +82,7 @@ def is_one_of(pixels, *wanted):
     return any(each is not None and np.array_equal(pixels, each) for each in wanted)
 
 
+@pytest.mark.slow
 @given(data=st.data(), kind=st.sampled_from(sorted(JPEGS)))
 @fuzzed(600)
 def test_jpeg_with_a_changed_header_has_pillow_s_pixels_or_is_refused(data, kind):

@@ -203,6 +203,7 @@ def test_other_folds_than_those_of_the_members_are_refused_at_launch(run):
             require_same_folds(run.data, other)
 
 
+@pytest.mark.slow
 def test_names_of_recipes_change_no_byte_of_a_fit(run, tmp_path):
     """base1 becomes z: members are sorted by their predictions, and so are voters."""
     results(run, CombineMethod.stacked)

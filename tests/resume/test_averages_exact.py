@@ -49,6 +49,7 @@ def test_exponential_average_resumes_at_ten_updates_with_the_same_bits(
     assert course(tmp_path) == course(spec.stage_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [KeptCheckpoint.swa, KeptCheckpoint.soup])
 def test_other_averages_end_with_the_same_bits_after_many_stops(
     store: Path, tmp_path: Path, keep: KeptCheckpoint
@@ -61,6 +62,7 @@ def test_other_averages_end_with_the_same_bits_after_many_stops(
     assert course(tmp_path / "pieces") == course(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [KeptCheckpoint.ema, KeptCheckpoint.swa, KeptCheckpoint.soup])
 def test_paused_stage_reports_the_net_that_trains_and_averages_at_its_end(
     store: Path, tmp_path: Path, keep: KeptCheckpoint

@@ -120,6 +120,7 @@ def test_submit_combines_again_as_overrides_say_and_prints_where_it_lies(finishe
     assert said.err == ""
 
 
+@pytest.mark.slow
 def test_submit_fits_by_another_metric(finished, capsys):
     assert main(["submit", "run", "combine=greedy", "metric=brier"]) == 0
     assert "images of dev by brier" in capsys.readouterr().out

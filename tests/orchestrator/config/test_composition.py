@@ -327,6 +327,7 @@ def test_refit_has_the_settings_of_the_stage_that_it_names_and_its_own_over_them
         compose(["ensemble=refit", "ensemble.members.base1.stages.refit.refit=trian"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["run_dir", "datasets.store", "datasets.local_copy"])
 @pytest.mark.parametrize("address", ["s3://bucket/a", "gs://b", "hdfs://name/a"])
 def test_folder_in_an_object_store_is_refused_and_mounts_are_named(key, address):

@@ -99,6 +99,7 @@ def test_rates_are_read_back_for_the_same_question_only(tmp_path):
         assert read_rates(tmp_path, ABOUT | changes) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "num_cpus", "worth"),
     [(20, 2, False), (500, 2, False), (20_000, 2, True), (20, 64, False), (500, 64, True)],

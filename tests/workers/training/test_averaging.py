@@ -103,6 +103,7 @@ def test_shares_of_the_averages_are_those_of_their_formulas(every_epoch):
     assert [swa_share(refit, epochs) for epochs in (1, 2)] == [1.0, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [KeptCheckpoint.ema, KeptCheckpoint.swa, KeptCheckpoint.soup])
 def test_refit_that_looks_at_nothing_averages_its_last_epochs(every_epoch, tmp_path, keep):
     spec = set_up(every_epoch[0], tmp_path, keep, soup=Soup.best, soup_checkpoints=2)
@@ -115,6 +116,7 @@ def test_refit_that_looks_at_nothing_averages_its_last_epochs(every_epoch, tmp_p
         assert [step for step, _ in state["soup"]] == [result.num_updates * 2 // 3, result.num_updates]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [KeptCheckpoint.ema, KeptCheckpoint.swa, KeptCheckpoint.soup])
 def test_done_names_the_averaged_checkpoint_whose_errors_it_reports(every_epoch, tmp_path, keep):
     spec = trained(set_up(every_epoch[0], tmp_path, keep, ema_decay=0.9))

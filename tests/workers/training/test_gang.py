@@ -229,6 +229,7 @@ def test_rank_0_alone_opens_the_stages_files(spec):
     assert [path.name for path in own.stage_dir.parent.glob("rank *")] == ["rank 0"]
 
 
+@pytest.mark.slow
 def test_workers_of_one_machine_listen_on_loopback_only(spec):
     """Gloo would otherwise choose the address that the host's name has."""
     own = of(spec, "addresses")

@@ -196,6 +196,7 @@ def test_stage_resumes_to_the_same_bits_with_its_scale(spec, tmp_path, updates):
     assert course(tmp_path) == course(spec.stage_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scaler")
 def test_stage_whose_scale_was_lost_ends_in_other_bits_and_so_is_refused(spec, tmp_path, monkeypatch):
     lost = interrupted(spec, tmp_path / "lost", 7)

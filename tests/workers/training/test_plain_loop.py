@@ -183,6 +183,7 @@ def test_stage_of_a_timm_net_equals_the_plainest_loop(store, tiny_spec):
     check_equal(weights(trained(spec)), theirs, norm="bn1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decay", "average"), [(0.18, get_ema_multi_avg_fn(0.18)), (0.999, warmed_up)], ids=["torch's", "warmed up"]
 )

@@ -117,6 +117,7 @@ def test_a_checkpoint_is_never_ahead_of_what_was_read(spec, tmp_path, monkeypatc
     assert reads == [5, 5, 2, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1, 4, 100])
 def test_reading_seldom_changes_neither_metrics_nor_bits(spec, undisturbed, tmp_path, interval):
     result = run_stage(replace(spec, stage_dir=tmp_path, checkpoint_updates=interval), never)

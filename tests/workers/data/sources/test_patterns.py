@@ -28,6 +28,7 @@ def test_braces_stand_for_numbers_and_choices(pattern, expected):
     assert expand(pattern, KEY) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..999999}{0..9}", "{0..999999}{0..999999}"])
 def test_braces_that_stand_for_too_many_are_refused(pattern):
     with pytest.raises(DataError, match="more than 1000000 files"):
