@@ -19,7 +19,7 @@ from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code,
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
 from workers.data.decoding import BadImage, Rules, decode, kept_pixels
-from workers.data.sources import read_image
+from workers.data.named import read_image
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed
 from workers.numerics import capabilities, code_digest, usable

@@ -16,6 +16,7 @@ from orchestrator.run import RunPaths, read_record, read_run_data
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
 from orchestrator.tracking import OUTCOMES, Models, Tracker
+from workers.errors import SeptetError
 from workers.storage import parse_json, sha256_of, write_json
 
 
@@ -44,7 +45,7 @@ def log_models(
                 log = partial(Models.log, member=name, folder=folder, digest=digest)
                 if made := tracker.with_models(what, log):
                     found[name] = made
-        except Exception as error:  # noqa: BLE001 – nets are others' code, and the run is finished
+        except (SeptetError, OSError) as error:
             tell(f"MLflow lacks {what}: {error}")
     if register and (model := found.get("")):
         line = tracker.with_models(register, lambda models: models.register(model, register, partial(_stays, outcomes)))

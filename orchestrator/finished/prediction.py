@@ -22,7 +22,7 @@ from orchestrator.run import RunPaths, find_finished
 from orchestrator.submission import Layout, Question, file_lines, find_manifest, make_layout, read_named
 from orchestrator.text import counted, duration
 from workers.data.decoding import BadImage
-from workers.data.sources import find_images, read_image
+from workers.data.named import find_images, read_image
 from workers.errors import ConfigError, DataError, SourceLost, StorageError
 from workers.numerics import code_digest
 from workers.settings import is_url

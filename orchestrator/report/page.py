@@ -11,7 +11,7 @@ from orchestrator.report.sections import Section
 def environment() -> Environment:
     """Returns where the templates of pages are; they escape every name."""
     made = Environment(
-        loader=PackageLoader("orchestrator.report", "."),
+        loader=PackageLoader("orchestrator.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import TARGET
+from workers.errors import ConfigError
 from workers.settings import HELD_OUT, OUT_OF_FOLD
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class Models:
 
 
 def save_pyfunc(folder: Path, example: bytes, requirements: Sequence[str]) -> None:
-    """Makes the empty `folder` a model that runs predict.py there; `example` is an image file's content."""
+    """Makes the empty `folder` a model that runs predict.py; `example` is an image's content. Raises ConfigError."""
     import pandas as pd
-    from mlflow import pyfunc
+    from mlflow import MlflowException, pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
 
@@ -97,10 +98,13 @@ def save_pyfunc(folder: Path, example: bytes, requirements: Sequence[str]) -> No
         ColSpec(Array(DataType.string), "set", required=False),
     )
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    pyfunc.save_model(
-        folder,
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema([*outputs])),
-        input_example=pd.DataFrame({"image": [example]}),
-        pip_requirements=[*requirements, "numpy", "pandas"],
-    )
+    try:
+        pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema([*outputs])),
+            input_example=pd.DataFrame({"image": [example]}),
+            pip_requirements=[*requirements, "numpy", "pandas"],
+        )
+    except MlflowException as error:
+        raise ConfigError(f"MLflow cannot save the model: {error}") from error

@@ -15,6 +15,7 @@ from orchestrator.outputs import write_results
 from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.opening import open_tracking
 from orchestrator.tracking.tracker import Ending, RunIdentity
+from workers.errors import ConfigError
 
 MEMBERS = ("lr0.5", "deep1")
 
@@ -108,7 +109,7 @@ def test_net_that_cannot_be_traced_costs_a_line(finished, client, tracker, expor
 
     def refuse(paths, folder, forms, member, trust_code):
         if member != "deep1":
-            raise RuntimeError("a net of others")
+            raise ConfigError("a net of others")
         export(paths, folder, forms, member, trust_code)
 
     monkeypatch.setattr(logged, "export", refuse)

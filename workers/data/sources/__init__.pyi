@@ -9,6 +9,5 @@ from .listing import (
     Row as Row,
     Rows as Rows,
 )
-from .named import find_images as find_images, read_image as read_image
 from .registry import open_listing as open_listing
-from .tree import LocalTree as LocalTree, tree_at as tree_at
+from .tree import LocalTree as LocalTree, read_text as read_text, tree_at as tree_at, walk as walk

@@ -5,7 +5,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from workers.data.sources.named import find_images, read_image
+from workers.data.named import find_images, read_image
 from workers.errors import DataError
 
 FILES = ("b.JPG", "a/z.png", "a/y.HEIC", "a/x.tif", "a/notes.txt", "a/deep/er/w.png", ".hidden.png", "odd.dat")

@@ -6,8 +6,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from workers.data.decoding import SUFFIXES, read_content
-from workers.data.sources.csv_table import read_table
-from workers.data.sources.tree import read_text, tree_at, walk
+from workers.data.sources import read_table, read_text, tree_at, walk
 from workers.errors import DataError
 from workers.settings import is_url
 
