@@ -1,6 +1,5 @@
 """`make soak`: exported ensembles predict what `septet predict` does, of the digits and of 500 photographs."""
 
-import io
 import json
 import os
 import subprocess
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.config.composition import compose
 from orchestrator.finished.ensemble import LoadedEnsemble
 from orchestrator.finished.exporting import export
-from orchestrator.launching import launch
 from orchestrator.run.paths import RunPaths
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
@@ -22,8 +19,11 @@ _HIDDEN = ("orchestrator", "workers", "mlflow", "ray", "torchvision", "simplejpe
 
 
 def _launched(tmp_path, *overrides):
-    places = (f"run_dir={tmp_path / 'run'}", f"datasets.store={tmp_path / 'store'}")
-    return launch(compose([*overrides, *places, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]), io.StringIO()).run_dir
+    """A process of its own: Ray keeps how it was first started in one, with a token or without."""
+    run, store = tmp_path / "run", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    places = (f"run_dir={run}", f"datasets.store={tmp_path / 'store'}", store)
+    subprocess.run([sys.executable, "-m", "septet", "launch", *overrides, *places], check=True, capture_output=True)
+    return run
 
 
 def _told(program, files, engine):
@@ -39,7 +39,7 @@ def _check(tmp_path, run, files, closest):
     opened = LoadedEnsemble.open(RunPaths(run))
     wanted = opened.predict([opened.read(file) for file in files])[:]
     out = tmp_path / "exported"
-    export(RunPaths(run), out, ("torch", "onnx"), lambda _: None)
+    export(RunPaths(run), out, ("torch", "onnx"))
     for engine in ("torch", "onnx"):
         told = _told(out / "predict.py", files, engine)
         found = np.array([[each[name] for name in opened.classes] for each in told])
