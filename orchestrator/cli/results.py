@@ -50,13 +50,13 @@ _ON_FILE = [args.OUT, args.FORM, args.ON_BAD, args.CLUSTER]
     takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, *_ON_FILE, args.MEMBER, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> None:
-    from orchestrator.finished import Asked, predict, prediction_lines
+    from orchestrator.finished import Asked, predict_as, prediction_lines
 
     if request.out is None and request.form != "top":
         raise ConfigError(f"--form {request.form}: is about a file; add --out FILE")
     file = (request.out, request.form, request.on_bad == "list", request.cluster, request.json)
     asked = Asked(request.paths, request.top, request.member, request.trust_code, *file)
-    found = predict(asked, request.images, streams.progress)
+    found = predict_as(asked, request.images, streams.progress)
     if request.json or request.out is None:
         document = [one.to_json() for one in found] if request.json else None
         streams.answer(document, prediction_lines(found))

@@ -5,6 +5,7 @@ from .logged import log_models as log_models
 from .prediction import (
     Asked as Asked,
     predict as predict,
+    predict_as as predict_as,
     prediction_lines as prediction_lines,
 )
 from .server import serve as serve

@@ -109,7 +109,20 @@ class Asked:
     folder: Path = Path()
 
 
-def predict(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Prediction, ...]:
+def predict(
+    paths: RunPaths,
+    images: Sequence[Path | str],
+    top: int,
+    progress: Say,
+    *,
+    trust_code: bool = False,
+    member: str | None = None,
+) -> tuple[Prediction, ...]:
+    """Predicts images with a finished run, or with one `member`, as `predict_as` without a file: the Python face."""
+    return predict_as(Asked(paths, top, member, trust_code), [str(image) for image in images], progress)
+
+
+def predict_as(asked: Asked, given: Sequence[str], progress: Say) -> tuple[Prediction, ...]:
     """Predicts the images that `given` mean with a finished run; says now and then how far it is.
 
     Raises:

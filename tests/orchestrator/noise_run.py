@@ -8,8 +8,8 @@ from fake_stages import make_plan, make_record, make_spec, make_stage
 from PIL import Image
 from record_committed import record_committed
 
+import septet
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.finished.prediction import Asked, predict
 from orchestrator.outputs import write_results
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import write_record
@@ -62,8 +62,8 @@ def write_noise(root):
 
 
 def predicted(run, images):
-    """What `septet predict` says of images, with both classes of each."""
-    return predict(Asked(run, 2), [str(image) for image in images], lambda line: None)
+    """What `septet.predict`, in Python, says of images, with both classes of each."""
+    return septet.predict(run, images, 2, lambda line: None)
 
 
 def finished_run(images, tmp_path_factory, keep, crops, members=MEMBERS, recipe=SETTINGS, size=18):

@@ -18,7 +18,7 @@ from orchestrator.config.schema import (
     SubmissionConfig,
     SubmissionFormat,
 )
-from orchestrator.finished.prediction import Asked, predict
+from orchestrator.finished.prediction import Asked, predict_as
 from orchestrator.inputs import hash_outside
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.placement.placing import Measuring, place
@@ -145,9 +145,9 @@ def test_predict_with_a_member_from_outside_says_how_to_do_without(with_other):
     run = with_other("test")
     finish(run)
     with pytest.raises(MemberFailed, match=r"other: has predictions from files alone.*combine.without=\[other\]"):
-        predict(Asked(run.paths, 1), [str(run.paths.run_json)], print)
+        predict_as(Asked(run.paths, 1), [str(run.paths.run_json)], print)
     with pytest.raises(ConfigError, match=r"--member other: has predictions from files alone, none of new images; .*a"):
-        predict(Asked(run.paths, 1, "other"), [str(run.paths.run_json)], print)
+        predict_as(Asked(run.paths, 1, "other"), [str(run.paths.run_json)], print)
 
 
 def planned(**files):

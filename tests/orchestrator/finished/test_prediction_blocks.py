@@ -13,7 +13,7 @@ from noise_run import finished_run, noise
 
 from orchestrator.cli.program import main
 from orchestrator.finished import prediction
-from orchestrator.finished.prediction import Asked, predict
+from orchestrator.finished.prediction import Asked, predict_as
 from workers.errors import SourceLost, StorageError
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops
@@ -39,7 +39,7 @@ def photos(tmp_path):
 
 def _predict(run, photos, out, said=None, **options):
     say = (lambda line: None) if said is None else said.append
-    return predict(Asked(run, 2, out=out, **options), [str(photos)], say)
+    return predict_as(Asked(run, 2, out=out, **options), [str(photos)], say)
 
 
 def _predicted(monkeypatch):
@@ -114,7 +114,7 @@ def test_kept_block_is_not_used_for_another_image_of_that_name_or_another_questi
 
 
 def test_predictions_in_a_file_are_those_that_are_shown_whatever_the_blocks(run, photos, tmp_path, monkeypatch):
-    shown = predict(Asked(run, 2), [str(photos)], lambda line: None)
+    shown = predict_as(Asked(run, 2), [str(photos)], lambda line: None)
     _predict(run, photos, tmp_path / "out.jsonl")
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == json.loads(json.dumps([one.to_json() for one in shown]))
@@ -129,8 +129,10 @@ def test_predictions_in_a_file_are_those_that_are_shown_whatever_the_blocks(run,
 def test_images_of_an_object_store_are_predicted_as_files_are(run, photos, tmp_path):
     system = fsspec.filesystem("memory")
     system.put(str(photos), f"{tmp_path}/store", recursive=True)
-    found = predict(Asked(run, 2), [f"memory://{tmp_path}/store"], lambda line: None)
-    assert [one.top for one in found] == [one.top for one in predict(Asked(run, 2), [str(photos)], lambda line: None)]
+    found = predict_as(Asked(run, 2), [f"memory://{tmp_path}/store"], lambda line: None)
+    assert [one.top for one in found] == [
+        one.top for one in predict_as(Asked(run, 2), [str(photos)], lambda line: None)
+    ]
     assert found[0].path == f"memory://{tmp_path}/store/a/0.png"
 
 
@@ -180,12 +182,12 @@ def _sent(value):
 def test_predictions_of_a_clusters_processes_are_the_same_bytes(run, photos, tmp_path, monkeypatch, name):
     local, out = tmp_path / f"local{Path(name).suffix}", tmp_path / name
     monkeypatch.chdir(photos)
-    predict(Asked(run, 2, out=local), ["."], print)
+    predict_as(Asked(run, 2, out=local), ["."], print)
     monkeypatch.setattr("orchestrator.cluster.run_tasks", _on_other_processes, raising=False)
-    predict(Asked(run, 2, out=out, cluster="auto"), ["."], print)
+    predict_as(Asked(run, 2, out=out, cluster="auto"), ["."], print)
     assert out.read_bytes() == local.read_bytes()
-    shown = predict(Asked(run, 2, cluster="auto"), ["."], print)
-    assert shown == predict(Asked(run, 2), ["."], lambda line: None)
+    shown = predict_as(Asked(run, 2, cluster="auto"), ["."], print)
+    assert shown == predict_as(Asked(run, 2), ["."], lambda line: None)
 
 
 def test_image_that_a_node_alone_cannot_read_is_no_bad_image(run, photos, tmp_path, monkeypatch):
@@ -212,7 +214,7 @@ def test_file_follows_a_template_in_ids_order_and_columns(run, photos, tmp_path)
     _predict(run, photos, out, form=_sample(tmp_path, "image,dark,bright", ids))
     shown = {
         Path(one.path).stem: {guess.name: guess.probability for guess in one.top}
-        for one in predict(Asked(run, 2), [str(photos)], print)
+        for one in predict_as(Asked(run, 2), [str(photos)], print)
     }
     with out.open(newline="") as file:
         rows = list(csv.reader(file))
@@ -263,4 +265,4 @@ def test_outage_of_a_store_is_no_bad_image(run, monkeypatch, tmp_path):
     monkeypatch.setattr(prediction, "read_image", lose)
     noise(tmp_path / "x.png", 1, bright=True)
     with pytest.raises(SourceLost):
-        predict(Asked(run, 2, lists_bad=True), [str(tmp_path / "x.png")], print)
+        predict_as(Asked(run, 2, lists_bad=True), [str(tmp_path / "x.png")], print)

@@ -8,7 +8,7 @@ from noise_run import finished_run, noise, write_noise
 from ray_nodes_process import ray_of_nodes
 
 from orchestrator.finished import prediction
-from orchestrator.finished.prediction import Asked, predict
+from orchestrator.finished.prediction import Asked, predict_as
 from workers.errors import ConfigError, DataError
 from workers.settings.dataset import Keep
 from workers.settings.training import Crops
@@ -40,12 +40,12 @@ def test_predictions_on_a_cluster_that_loses_a_node_are_the_same_bytes(nodes, tm
             nodes.order("replace 0")
             lost.append(line)
 
-    predict(Asked(run, 2, out=tmp_path / "here.csv"), ["photos"], lambda line: None)
-    predict(Asked(run, 2, out=tmp_path / "there.csv", cluster=nodes.address), ["photos"], lose_a_node)
+    predict_as(Asked(run, 2, out=tmp_path / "here.csv"), ["photos"], lambda line: None)
+    predict_as(Asked(run, 2, out=tmp_path / "there.csv", cluster=nodes.address), ["photos"], lose_a_node)
     assert lost
     assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
     (tmp_path / "photos" / "7.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"photos/7\.png: cannot be read as an image"):
-        predict(Asked(run, 2, cluster=nodes.address), ["photos"], lambda line: None)
+        predict_as(Asked(run, 2, cluster=nodes.address), ["photos"], lambda line: None)
     with pytest.raises(ConfigError, match=r"cluster\.address=127\.0\.0\.1:1: no Ray cluster answers there"):
-        predict(Asked(run, 2, cluster="127.0.0.1:1"), ["photos/1.png"], lambda line: None)
+        predict_as(Asked(run, 2, cluster="127.0.0.1:1"), ["photos/1.png"], lambda line: None)
