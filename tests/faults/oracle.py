@@ -277,9 +277,9 @@ def expect_end_in_order(place: Place, family: Family) -> None:
     assert place.running_in_mlflow() == []
 
 
-def expect_recovered(place: Place, undisturbed: Place, family: Family) -> None:
+def expect_recovered(place: Place, undisturbed: Place, family: Family, give_up_s: float = GIVE_UP_S) -> None:
     """The same command again: exit 0, the undisturbed run's bytes, and nothing left over."""
-    ended = place.launch()
+    ended = place.launch(give_up_s=give_up_s)
     assert ended.code == 0, ended.err
     expect_end_in_order(place, family)
     assert artefacts(place.paths) == artefacts(undisturbed.paths)

@@ -26,7 +26,7 @@ def nodes(tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, store):
     with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
-        assert make_long(place).launch().code == 0
+        assert make_long(place).launch(give_up_s=GIVE_UP_S).code == 0
         yield place
 
 
@@ -56,7 +56,7 @@ def test_lost_head_ends_the_launch_and_it_resumes(undisturbed, place, nodes, fam
     expect_end_in_order(place, family)
     place.environment = {}
     place.in_process = True
-    expect_recovered(place, undisturbed, family)
+    expect_recovered(place, undisturbed, family, GIVE_UP_S)
     assert all(attempt.resumed_from > 0 for entry in trained(place) for attempt in entry.attempts[1:])
 
 
