@@ -27,7 +27,7 @@ _ZSH = """_septet() {{
 {cases}
   esac
   (( CURRENT == 2 )) && candidates="{verbs}"
-  compadd -S '' -- ${{=candidates}} || _files
+  compadd -S '' -- ${{=candidates}} || {{ compset -P '*='; _files; }}
 }}
 (( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit }}
 compdef _septet septet

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 import conf
 from orchestrator.config.folds import fold_members
 from orchestrator.config.members import resolve_members
-from orchestrator.config.overrides import check_override, one_line, parse, quoted, ready
+from orchestrator.config.overrides import check_override, implied_experiment, one_line, parse, quoted, ready
 from orchestrator.config.safety import check_folder, check_path, check_text, check_values
 from orchestrator.config.schema import (
     BESIDE_DATASETS,
@@ -73,6 +73,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     """
     with _hydra(config_dir) as loader:
         parsed = [parse(text, loader) for text in overrides]
+        parsed += (implied := [parse(text, loader) for text in implied_experiment(parsed)])
         prefix = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
         for override in parsed:
             check_override(override, loader, prefix)
@@ -87,8 +88,9 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     command = ("septet", "launch", *overrides, *folder)
     # A dataset of the experiment may be unused, one that only the command line chooses is a typing error.
     checked = _checked(config, _Asked(tuple(parsed), selected or frozenset(chosen)))
-    notes = (*_overruled(parsed, config, config_dir), *checked.notes)
-    return replace(checked, command=command, directory=str(Path.cwd()), notes=notes)
+    notes = [f"{one.input_line} is taken, since datasets.target.root is given and no experiment" for one in implied]
+    notes += (*_overruled(parsed, config, config_dir), *checked.notes)
+    return replace(checked, command=command, directory=str(Path.cwd()), notes=tuple(notes))
 
 
 def _overruled(parsed: Sequence[Override], composed: DictConfig, config_dir: Path | None) -> Iterator[str]:

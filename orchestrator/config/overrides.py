@@ -1,6 +1,7 @@
 """Parses single Hydra overrides, checks them against the groups, and prepares them for composing."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.config.schema import GROUPS
 from orchestrator.config.structure import choices, shown
-from orchestrator.config.words import check_word, instead_of
+from orchestrator.config.words import OWN_IMAGES, check_word, instead_of
 from workers.errors import ConfigError
 
 # Nobody types this much; the parser recurses on nested brackets.
@@ -71,6 +72,17 @@ def parse(text: str, loader: ConfigLoader) -> Override:
 def quoted(text: str) -> str:
     """Returns `text` as a value in quotes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def implied_experiment(overrides: Sequence[Override]) -> tuple[str, ...]:
+    """Returns the experiment on images of one's own, if only the target's root says that it is meant; else nothing."""
+    typed = {one.package or one.key_or_group: one.value() for one in overrides if not one.is_delete()}
+    target = typed.get("datasets.target", {})
+    if isinstance(target, dict):
+        typed |= {f"datasets.target.{key}": value for key, value in target.items()}
+        if typed.get("datasets.target.root") and not {"experiment", "datasets.target.source"} & typed.keys():
+            return (OWN_IMAGES,)
+    return ()
 
 
 def check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What help, completion and --cfg tell comes from conf/ and the schema, and is all that these know."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -133,3 +134,36 @@ def test_script_for_zsh_offers_the_same_words(capsys):
     for text in (f'candidates="{" ".join(VERBS)}"', "precision=fp32", "compdef _septet septet"):
         assert text in zsh
     assert main(["completion", "fish"]) == 2 and main(["completion"]) == 2
+
+
+# Types a line and a tab in a terminal of zsh, and writes the line that stands there then.
+_TYPED = r"""
+zmodload zsh/zpty
+zpty typed "PS1='' zsh -f -i"
+zpty -w typed 'unset zle_bracketed_paste; PROMPT="" RPROMPT="" TERM=dumb; source ./septet.zsh; bindkey "^I" complete-word'
+zpty -w typed 'shown() { print -r -- "<${BUFFER}>"; BUFFER="" }; zle -N shown; bindkey "^X" shown; print -r -- "rea""dy"'
+zpty -r typed found '*ready*'
+zpty -w -n typed "$LINE"$'\t'$'\x18'
+zpty -r typed found '*<septet*>*'
+print -r -- "${${found##*<}%%>*}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("septet res", "septet resume"),
+        ("septet launch experiment=ph", "septet launch experiment=photos"),
+        ("septet launch dataset@datasets.target=web", "septet launch dataset@datasets.target=webdataset"),
+        ("septet plan datasets.target.root=pho", "septet plan datasets.target.root=photographs/"),
+    ],
+)
+def test_zsh_completes_choices_and_files_after_a_key(line, completed, tmp_path):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "septet.zsh").write_text(completion_script("zsh", VERBS))
+    environment = os.environ | {"LINE": line, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["zsh", "-fc", _TYPED], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == completed

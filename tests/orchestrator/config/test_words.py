@@ -120,10 +120,10 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
     ("overrides", "words"),
     [
         (
-            ["datasets.target.root=/x"],
+            ["experiment=digits", "datasets.target.root=/x"],
             f"source=digits, the default, reads no root; for images of your own give {OWN}/x",
         ),
-        (["datasets.target={root: /x}"], "datasets.target.root=/x: source=digits"),
+        (["experiment=digits", "datasets.target={root: /x}"], "datasets.target.root=/x: source=digits"),
         (["datasets.superset.root=/x"], "datasets.superset.root=/x: only source=csv or folder or"),
         (["datasets.target.on_bad=skip"], "datasets.target.on_bad=skip: only source="),
         (
@@ -206,6 +206,18 @@ def test_setting_that_source_or_net_would_ignore_is_refused(overrides, words):
 )
 def test_setting_that_some_source_or_net_reads_is_taken(overrides):
     compose(overrides)
+
+
+@pytest.mark.parametrize("typed", ["datasets.target.root=/x", "datasets.target={root: /x}"])
+def test_root_without_experiment_means_photos_and_is_told(typed):
+    config = compose([typed, "datasets.target.size=64"])
+    assert config == compose([*shlex.split(f"{OWN}/x"), "datasets.target.size=64"])
+    assert config.notes == ("experiment=photos is taken, since datasets.target.root is given and no experiment",)
+
+
+@pytest.mark.parametrize("more", ["experiment=tiny_imagenet", "dataset@datasets.target=folder"])
+def test_root_with_a_source_or_experiment_chooses_no_other(more):
+    assert compose([more, "datasets.target.root=/x", "ensemble=five"]).name != "photos"
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
