@@ -5,9 +5,8 @@ Only what a person typed is refused: files of conf/ set values for several sourc
 
 from collections.abc import Mapping
 
-from orchestrator.config.schema import TARGET, MemberConfig
+from orchestrator.config.schema import MemberConfig
 from orchestrator.config.structure import field_types, nearest, shown
-from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
 from workers.models import MODEL_NAMES
 from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Policy, Recipe, Source
@@ -60,20 +59,17 @@ def refuse_unread(
     for key, value in typed.items():
         names = key.split(".")
         if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:
-            _check_source(key, value, datasets[names[1]].source, is_target=names[1] == TARGET)
+            _check_source(key, value, datasets[names[1]].source)
         elif len(names) > 1:
             recipes = _recipes(names, members)
             _check_nets(key, value, names, recipes)
             _check_chosen(key, value, names, recipes, keep)
 
 
-def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
+def _check_source(key: str, value: str, source: Source) -> None:
     field = key.rsplit(".", 1)[-1]
     readers = _SOURCES.get(field, frozenset({source}))
     if source not in readers and value != shown(getattr(DatasetSettings(), field, None)):
-        if is_target and field == "root":
-            advice = f"for images of your own give {OWN_IMAGES} {key}={value}"
-            raise ConfigError(f"{key}={value}: source={source}, the default, reads no root; {advice}")
         only = " or ".join(sorted(readers))
         raise ConfigError(f"{key}={value}: only source={only} reads it, not {source}; remove it")
 

@@ -18,12 +18,14 @@ def ids_of_rows(rows: Collection[str], ids: Collection[str]) -> dict[str, str]:
     An id may begin with `train/`. If it is the whole path of an image, it means no other.
 
     Raises:
-        DataError: an id may be several images.
+        DataError: an id may be several images, or two ids are the same path.
     """
     known, given = set(rows), dict[str, str]()
     for name in ids:
         plain = name.replace("\\", "/")
-        given[plain if plain in known else plain.removeprefix("train/")] = name
+        plain = plain if plain in known else plain.removeprefix("train/")
+        if (first := given.setdefault(plain, name)) != name:
+            raise DataError(f"{first}: another line names the same image, {name}; keep one")
     if given.keys() <= known:
         return {row: given[row] for row in rows if row in given}
     found, row_of = dict[str, str](), dict[str, str]()

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from workers.data.decoding import SUFFIXES, read_content
-from workers.data.sources import read_table, read_text, tree_at, walk
+from workers.data.sources import is_named_as_image, may_be_image, read_table, read_text, tree_at, walk
 from workers.errors import DataError
 from workers.settings import is_url
 
@@ -52,7 +52,8 @@ def _found(word: str) -> Iterator[str]:
 
     tree, matches = tree_at(word), re.compile(glob_translate(pattern)).match
     for entry in walk(tree, ""):
-        if entry.name.lower().endswith(SUFFIXES) and matches(entry.path):
+        # Some have no extension, as in datasets.
+        if matches(entry.path) and (is_named_as_image(entry) or ("." not in entry.name and may_be_image(entry))):
             yield tree.describe(entry.path)
 
 
@@ -66,8 +67,11 @@ def _listed(word: str) -> Iterator[str]:
         table = read_table(tree, file)
         lower = [name.lower() for name in table.header]
         place = next((lower.index(name) for name in ("path", "id") if name in lower), 0)
-        if PurePosixPath(lower[place]).suffix in SUFFIXES:
+        first = tree.find(table.header[place])
+        if PurePosixPath(lower[place]).suffix in SUFFIXES or (first and not first.is_folder):
             raise DataError(f"{table.at}: line 1 is an image, not a header; write a line `path` above it")
+        for number in [number for number, cells in table.lines if not cells[place]][:1]:
+            raise DataError(f"{table.at}: line {number} has no path; write it, or remove the line")
         paths = table.column(place)
     names = [path if is_url(path) else tree.describe(path) for path in paths if path]
     if names and tree_at(names[0]).find("") is None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 PROGRAM, ONNX, ABOUT = "ensemble.pt2", "ensemble.onnx", "ensemble.json"
 _AT_ONCE = 32
+_ORIENTATION = 0x0112
 
 
 class Ensemble:
@@ -37,17 +38,23 @@ class Ensemble:
         with Image.open(io.BytesIO(content), formats=about["formats"]) as image:
             if image.width * image.height > about["max_pixels"]:
                 raise ValueError(f"{image.width} × {image.height} pixels are more than {about['max_pixels']}")
-            shorter = min(image.size)
+            if about["exif"] != "apply":
+                # Pillow turns a TIFF while it loads it.
+                image.getexif().pop(_ORIENTATION, None)
+            whole = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) > 4 else image.size
+            shorter = min(whole)
             # A JPEG is decoded at a fraction of its resolution that leaves twice the wanted pixels.
             if image.format in ("JPEG", "MPO") and shorter > 2 * side:
                 most = min(each // round(each * (2 * side / shorter)) for each in image.size)
                 by = next((each for each in (8, 4, 2) if most >= each), 1)
                 image.draft(None, (image.width // by, image.height // by))
             image.load()
-            shown = _to_rgb(ImageOps.exif_transpose(image) if about["exif"] == "apply" else image)
-        shorter, most = min(shown.size), 4 if about["keep"] == "whole" else 1
-        shown = _centre(shown, *(min(each, shorter * most) for each in shown.size))
-        across, down = ((2 * each * side + shorter) // (2 * shorter) for each in shown.size)
+            shown = _to_rgb(ImageOps.exif_transpose(image))
+        most = 4 if about["keep"] == "whole" else 1
+        # A fraction's sides are rounded. Only a TIFF, which has none, has its turned sides already when it is opened.
+        sides = whole if image.format in ("JPEG", "MPO") else shown.size
+        across, down = ((2 * min(each, shorter * most) * side + shorter) // (2 * shorter) for each in sides)
+        shown = _centre(shown, *(min(each, min(shown.size) * most) for each in shown.size))
         return np.asarray(_centre(shown.resize((across, down), Image.Resampling.BICUBIC), side, side))
 
     def predict(self, squares: np.ndarray) -> np.ndarray:

@@ -140,8 +140,9 @@ def test_script_for_zsh_offers_the_same_words(capsys):
 _TYPED = r"""
 zmodload zsh/zpty
 zpty typed "PS1='' zsh -f -i"
-zpty -w typed 'unset zle_bracketed_paste; PROMPT="" RPROMPT="" TERM=dumb; source ./septet.zsh; bindkey "^I" complete-word'
-zpty -w typed 'shown() { print -r -- "<${BUFFER}>"; BUFFER="" }; zle -N shown; bindkey "^X" shown; print -r -- "rea""dy"'
+zpty -w typed 'unset zle_bracketed_paste; PROMPT="" TERM=dumb; source ./septet.zsh; bindkey "^I" complete-word'
+zpty -w typed 'shown() { print -r -- "<${BUFFER}>"; BUFFER="" }; zle -N shown; bindkey "^X" shown'
+zpty -w typed 'print -r -- "rea""dy"'
 zpty -r typed found '*ready*'
 zpty -w -n typed "$LINE"$'\t'$'\x18'
 zpty -r typed found '*<septet*>*'

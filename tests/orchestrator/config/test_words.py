@@ -119,11 +119,8 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (
-            ["experiment=digits", "datasets.target.root=/x"],
-            f"source=digits, the default, reads no root; for images of your own give {OWN}/x",
-        ),
-        (["experiment=digits", "datasets.target={root: /x}"], "datasets.target.root=/x: source=digits"),
+        (["experiment=digits", "datasets.target.root=/x"], "datasets.target.root=/x: only source=csv or folder or"),
+        (["experiment=digits", "datasets.target={root: /x}"], "datasets.target.root=/x: only source=csv or folder or"),
         (["datasets.superset.root=/x"], "datasets.superset.root=/x: only source=csv or folder or"),
         (["datasets.target.on_bad=skip"], "datasets.target.on_bad=skip: only source="),
         (

@@ -62,6 +62,11 @@ def _odd_images():
     return {
         "large JPEG": _encoded(smooth, "JPEG"),
         "turned JPEG": _encoded(smooth, "JPEG", exif=turned),
+        # Half of it, as it is decoded, would be scaled to one column more.
+        "long JPEG": _encoded(np.asarray(Image.fromarray(smooth).resize((347, 100))), "JPEG"),
+        "long turned JPEG": _encoded(np.asarray(Image.fromarray(smooth).resize((347, 100))), "JPEG", exif=turned),
+        "turned TIFF": _encoded(pixels, "TIFF", exif=turned),
+        "turned PNG": _encoded(pixels, "PNG", exif=turned),
         "grey JPEG": _encoded(smooth, "JPEG", "L"),
         "CMYK JPEG": _encoded(smooth, "JPEG", "CMYK"),
         "transparent PNG": _encoded(np.dstack([pixels, pixels[..., :1]]), "PNG", "RGBA"),

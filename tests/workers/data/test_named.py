@@ -9,7 +9,9 @@ from workers.data.named import find_images, read_image
 from workers.errors import DataError
 
 FILES = ("b.JPG", "a/z.png", "a/y.HEIC", "a/x.tif", "a/notes.txt", "a/deep/er/w.png", ".hidden.png", "odd.dat")
-IMAGES = ["a/deep/er/w.png", "a/x.tif", "a/y.HEIC", "a/z.png", "b.JPG"]
+# An image may have no extension, as in a dataset.
+FILES += ("a/deep/0af3", "README", "__MACOSX/c.png", "a/._z.png")
+IMAGES = ["a/deep/0af3", "a/deep/er/w.png", "a/x.tif", "a/y.HEIC", "a/z.png", "b.JPG"]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -91,6 +93,13 @@ def test_list_may_hold_whole_paths_and_its_first_must_be_there(root, tmp_path_fa
 def test_list_without_a_header_is_refused_since_its_first_image_would_be_lost(root):
     with pytest.raises(DataError, match=r"list\.csv: line 1 is an image, not a header"):
         find_images([_write(root, "list.csv", "a/z.png,1\nb.JPG,2\n")])
+    with pytest.raises(DataError, match=r"list\.csv: line 1 is an image, not a header"):
+        find_images([_write(root, "list.csv", "a/deep/0af3,1\nb.JPG,2\n")])
+
+
+def test_line_of_a_list_without_a_path_is_refused(root):
+    with pytest.raises(DataError, match=r"list\.csv: line 3 has no path"):
+        find_images([_write(root, "list.csv", "path,label\na/z.png,1\n,2\nb.JPG,3\n")])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ def test_images_of_a_store_that_answers_over_http_are_found_and_read(tmp_path, t
     url = to_s3(tmp_path / "here", "x")
     assert _below(find_images([f"{url}/"]), url) == IMAGES
     assert _below(find_images([f"{url}/**/*.png", f"{url}/list.csv"]), url) == [
-        *IMAGES[:1],
+        "a/deep/er/w.png",
         "a/z.png",
         "a/z.png",
         "b.JPG",

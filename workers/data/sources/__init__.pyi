@@ -1,6 +1,7 @@
 from .classes import Naming as Naming
 from .csv import column_of_train as column_of_train
 from .csv_table import read_table as read_table, read_values as read_values
+from .files import is_named_as_image as is_named_as_image, may_be_image as may_be_image
 from .listing import (
     KeptContents as KeptContents,
     LeftOut as LeftOut,

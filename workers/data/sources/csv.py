@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from workers.data.sources.classes import NO_CLASS, Found, Naming, SplitLabels, file_listing, grouped, naming
 from workers.data.sources.csv_table import Table, id_place, label_name, labels_of, no_column, read_table, values_by_id
-from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
+from workers.data.sources.files import FileListing, ImageFile, PlainFiles, is_named_as_image, may_be_image
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root, require_one
 from workers.data.sources.tree import Entry, Tree, open_root, walk
@@ -41,7 +41,7 @@ def list_csv(settings: DatasetSettings) -> FileListing:
     """Lists a root by its csv files without reading images.
 
     With `on_bad=skip`, lines of train and val without an image or a label are reported as left out. So are, always,
-    images without a line in a folder that belongs to one split.
+    images without a line.
 
     Raises:
         DataError: train has no csv file, a column is missing or ambiguous, a label is missing, an id occurs twice or
@@ -59,7 +59,8 @@ def list_csv(settings: DatasetSettings) -> FileListing:
     splits = {split: root.split(split, each, names) for split, each in columns.items()}
     if "test" not in splits:
         splits["test"] = root.unlisted_test()
-    unlabelled = () if "val" in splits else root.unlisted_val({file.path for file in splits["train"].files})
+    left_out = [each for split in splits.values() for each in split.left_out]
+    told = {file.path for split in splits.values() for file in split.files} | {each.path for each in left_out}
     by_class = {name: grouped(split.files) for name, split in splits.items()}
     found = Found(
         order=names.order(by_class["train"]),
@@ -69,7 +70,7 @@ def list_csv(settings: DatasetSettings) -> FileListing:
         train_at=splits["train"].at,
         val_at=splits["val"].at if "val" in splits else "",
         test_at=splits["test"].at,
-        left_out=(*(each for split in splits.values() for each in split.left_out), *unlabelled),
+        left_out=(*left_out, *root.unlisted(told)),
     )
     return file_listing(settings, PlainFiles(root.tree), found)
 
@@ -177,9 +178,6 @@ class _Root:
             class_name = labels.class_of(label, f"{where}: {name}", entry.path)
             if class_name is not None:
                 files.append(ImageFile(entry.path, images.below(entry.path), class_name, entry.version))
-        if folder.own:
-            unnamed = (entry.path for entry in images.entries if entry.path not in line_of)
-            left_out += [LeftOut(split, path, f"no line in {table.path}") for path in unnamed]
         return _Split(table.at, tuple(files), (*left_out, *labels.left_out))
 
     def unlisted_test(self) -> _Split:
@@ -196,14 +194,15 @@ class _Root:
             at, tuple(ImageFile(each.path, images.below(each.path), NO_CLASS, each.version) for each in images.entries)
         )
 
-    def unlisted_val(self, used: Collection[str]) -> tuple[LeftOut, ...]:
-        """Returns all images of val's own folder but those `used`, for a val without a csv file."""
-        names = {each.replace(_SPLIT, word) for each in _OWN_FOLDERS for word in WORDS["val"]}
-        folders = [each.path for each in self._top if each.is_folder and each.name.lower() in names]
-        folders += [name for name in names if "/" in name and self._is_folder(name)]
-        entries = [entry for folder in sorted(folders) for entry in self._images_below(folder).entries]
-        unused = (entry.path for entry in entries if entry.path not in used)
-        return tuple(LeftOut("val", path, "no csv file of val has its label") for path in unused)
+    def unlisted(self, told: Collection[str]) -> tuple[LeftOut, ...]:
+        """Returns the images that are not `told` of, below the root or where `datasets.<name>.images` says."""
+        is_known = self._settings.images is not None or "" in self._images
+        folders = [*self._images] if is_known else [each.path for each in self._top if each.is_folder]
+        every = {entry.path for folder in folders for entry in self._images_below(folder).entries}
+        every |= {entry.path for entry in self._top if is_named_as_image(entry)}
+        return tuple(
+            LeftOut("every split", path, "no csv file has a line for it") for path in sorted(every.difference(told))
+        )
 
     @cached_property
     def _top(self) -> tuple[Entry, ...]:
@@ -229,8 +228,7 @@ class _Root:
         # Val's images may lie in train's folder; then only its csv file separates them.
         others = [_SHARED_FOLDER, *(each.replace(_SPLIT, "train") for each in _OWN_FOLDERS if split == "val")]
         path = next((each for each in (*own, *others) if self._is_folder(each)), "")
-        shared = split == "train" and self.tables["val"] is not None and self._folder("val").path == path
-        return _Folder(path, own=path in own and not shared)
+        return _Folder(path, own=path in own)
 
     def _own_folders(self, split: str) -> list[str]:
         """Returns the folders that are named for a split, the likeliest first."""
@@ -269,7 +267,7 @@ class _Images:
     """The images below a folder at any depth, and a search by the ids of competitions."""
 
     def __init__(self, tree: Tree, folder: str) -> None:
-        self._folder = folder
+        self._folder, self._root = folder, tree.describe("")
         self._indices: list[dict[str, list[Entry]]] = []
         self.entries = tuple(entry for entry in walk(tree, folder) if may_be_image(entry))
 
@@ -288,8 +286,9 @@ class _Images:
             if number == len(self._indices):
                 self._indices.append(self._index(key))
             # Archives of macOS write names in the other Unicode form than most editors.
-            # Some tables have the path from the root, or from the table, with the separators of Windows.
-            plain = str(PurePosixPath(name.replace("\\", "/"))).removeprefix(f"{self._folder}/")
+            # Some tables have whole paths, or those from the root or the table, with the separators of Windows.
+            below = name.replace("\\", "/").removeprefix(f"{self._root}/")
+            plain = str(PurePosixPath(below)).removeprefix(f"{self._folder}/")
             forms = dict.fromkeys(
                 (name, *(unicodedata.normalize(form, each) for each in (name, plain) for form in ("NFC", "NFD")))
             )

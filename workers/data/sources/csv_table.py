@@ -42,6 +42,9 @@ def read_table(tree: Tree, path: str) -> Table:
         lines = [(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader if any(cells)]
     except csv.Error as error:
         raise DataError(f"{at}: line {reader.line_num}: {error}") from error
+    if lines and lines[0][1][0].lower() == "sep=":
+        # Tells spreadsheets how the file is separated.
+        del lines[0]
     if len(lines) < 2:
         raise DataError(f"{at}: no line below the header: write id,label and one line for each image")
     (_, header), *rest = lines
@@ -122,13 +125,17 @@ def label_name(settings: DatasetSettings, train: Table, id_at: int) -> str | Non
     usual = [place for place in _usual_places(train, _LABELS) if place != id_at]
     varied = [place for place in usual if len(set(train.column(place))) > 1] or usual
     for other in varied[1:]:
-        mine, its = train.column(varied[0]), train.column(other)
-        if not len(set(mine)) == len(set(its)) == len(set(zip(mine, its, strict=True))):
+        if not divide_alike(train.column(varied[0]), train.column(other)):
             names = f"{train.header[varied[0]]} or {train.header[other]}"
             raise DataError(f"{train.at}: labels may be {names}: set datasets.<name>.label_column to one of them")
     if varied:
         return train.header[varied[0]]
     return train.header[1 - id_at] if len(train.header) == 2 else None
+
+
+def divide_alike(mine: Sequence[str], its: Sequence[str]) -> bool:
+    """Returns whether two columns of labels mean the same classes, whatever they call them."""
+    return len(set(mine)) == len(set(its)) == len(set(zip(mine, its, strict=True)))
 
 
 def labels_of(table: Table, train: Table, name: str | None, id_name: str) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped
-from workers.data.sources.csv_table import read_table
+from workers.data.sources.csv_table import Table, read_table, values_by_id
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles, is_named_as_image, may_be_image
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import split_folders, split_word
@@ -80,6 +80,19 @@ def _files(class_name: str, entries: Iterable[Entry], split: str) -> list[ImageF
     ]
 
 
+def _images_in(tree: Tree, folder: str, class_name: str, split: str, inner: str = "") -> list[ImageFile]:
+    """Lists a folder of images, and the folder `inner` in it; raises DataError for another, which would be lost."""
+    entries = tree.entries(folder)
+    files = _files(class_name, entries, split)
+    for entry in entries:
+        if entry.is_folder and entry.name == inner:
+            files += _images_in(tree, entry.path, class_name, split)
+        elif entry.is_folder:
+            at = tree.describe(entry.path)
+            raise DataError(f"{at}: a folder inside a folder of images: move its images up to {tree.describe(folder)}")
+    return files
+
+
 def _class_folders(tree: Tree, split: str) -> dict[str, list[ImageFile]]:
     """Lists each class folder of a split; raises DataError if a class is empty or an image is in no class folder."""
     entries = tree.entries(split)
@@ -95,16 +108,7 @@ def _class_folders(tree: Tree, split: str) -> dict[str, list[ImageFile]]:
 
 
 def _class_files(tree: Tree, split: str, folder: Entry) -> list[ImageFile]:
-    entries = tree.entries(folder.path)
-    files = _files(folder.name, entries, split)
-    for entry in entries:
-        if entry.is_folder and entry.name == IMAGES_FOLDER:
-            files += _files(folder.name, tree.entries(entry.path), split)
-        elif entry.is_folder:
-            raise DataError(
-                f"{tree.describe(entry.path)}: a folder inside a class: move its images up to "
-                f"{tree.describe(folder.path)}"
-            )
+    files = _images_in(tree, folder.path, folder.name, split, IMAGES_FOLDER)
     if not files:
         raise DataError(f"{tree.describe(folder.path)}: the class folder is empty: add images, or remove the folder")
     return files
@@ -130,22 +134,20 @@ def _val(tree: Tree, folder: str, *, is_kaggle: bool) -> dict[str, list[ImageFil
 
 def _tiny_annotations(tree: Tree, path: str) -> _Annotations:
     """Reads the classes of val's images (tab-separated: file, class, box)."""
-    lines = [line.split("\t") for line in read_text(tree, path).splitlines() if line.strip()]
+    lines = [tuple(line.split("\t")) for line in read_text(tree, path).splitlines() if line.strip()]
     for number, fields in enumerate(lines, start=1):
         if len(fields) < 2:
             raise DataError(f"{tree.describe(path)}: entry {number} has no class: write the file, a tab and the class")
-    return _Annotations({fields[0].strip(): fields[1].strip() for fields in lines}, lambda name: name.name, path)
+    names, classes = ([fields[place].strip() for fields in lines] for place in (0, 1))
+    table = Table(path, tree.describe(path), (), tuple(enumerate(lines, start=1)))
+    return _Annotations(values_by_id(table, names, classes), lambda name: name.name, path)
 
 
 def _kaggle_annotations(tree: Tree) -> _Annotations:
     """Reads the classes of val's images (`ImageId,PredictionString`: a stem, then class and box of each object)."""
-    class_of = {}
-    for number, cells in read_table(tree, _KAGGLE_VAL).lines:
-        words = cells[1].split() if len(cells) > 1 else []
-        if not words:
-            raise DataError(f"{tree.describe(_KAGGLE_VAL)}: line {number} has no class: fetch the file again")
-        class_of[cells[0]] = words[0]
-    return _Annotations(class_of, lambda name: name.stem, _KAGGLE_VAL)
+    table = read_table(tree, _KAGGLE_VAL)
+    classes = [next(iter(cells[-1].split()), "") for _, cells in table.lines]
+    return _Annotations(values_by_id(table, table.column(0), classes), lambda name: name.stem, _KAGGLE_VAL)
 
 
 def _kaggle_order(tree: Tree) -> tuple[str, ...]:
@@ -161,13 +163,14 @@ def _annotated(tree: Tree, split: str, images: str, annotations: _Annotations) -
     Raises:
         DataError: an image has no annotation, an annotation no image, or a class folder is not the annotated one.
     """
-    path, class_of = annotations.path, dict(annotations.class_of)
-    inside = [entry for entry in tree.entries(split) if entry.is_folder and entry.path != images]
+    path, class_of, entries = annotations.path, dict(annotations.class_of), tree.entries(split)
+    inside = [entry for entry in entries if entry.is_folder and entry.path != images]
     sorted_in = [file for entry in inside for file in _class_files(tree, split, entry)]
     if not sorted_in and tree.find(images) is None:
         name = path.rpartition("/")[2]
         raise DataError(f"{tree.describe(images)}: no such folder, but {name} lists its images: add it")
-    flat = _files(NO_CLASS, tree.entries(images), split) if tree.find(images) is not None else []
+    flat = _files(NO_CLASS, entries, split)
+    flat += _images_in(tree, images, NO_CLASS, split) if images != split and tree.find(images) is not None else []
     known = []
     for file in (*flat, *sorted_in):
         name = annotations.key(PurePosixPath(file.path))
@@ -190,7 +193,7 @@ def _test(tree: Tree, folder: str, train: Mapping[str, object]) -> dict[str, lis
     folders = {entry.name for entry in entries if entry.is_folder}
     flat = _files(NO_CLASS, entries, folder)
     if len(folders) == 1 and folders <= _NO_CLASSES and not folders & train.keys():
-        flat += _files(NO_CLASS, tree.entries(f"{folder}/{folders.pop()}"), folder)
+        flat += _images_in(tree, f"{folder}/{folders.pop()}", NO_CLASS, folder)
     if folders:
         return _class_folders(tree, folder)
     if not flat:

@@ -19,6 +19,7 @@ from workers.data.sources.classes import (
     read_class_names,
     require_names,
 )
+from workers.data.sources.csv_table import divide_alike
 from workers.data.sources.files import FileListing, ImageFile
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_columns, read_footer
@@ -102,16 +103,23 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
         raise DataError(f"{at}: two columns are called {twice}: rename one")
     features = _features(schema)
     images = _image_column(settings, schema, features, at)
-    label = _label_column(settings, schema, features, at)
+    found = _label_columns(settings, schema, features)
+    label = found[0] if found else None
     if label is None and split != "test":
         raise DataError(
             f"{at}: no known column of labels (columns: {some(schema.names, 10)}): set datasets.<name>.label_column"
         )
-    wanted = [name for name in (label, settings.id_column) if name is not None]
+    # Test's labels may all be missing.
+    found = found[:1] if split == "test" else found
+    wanted = [*found, *([] if settings.id_column is None else [settings.id_column])]
     for name in wanted:
         if not _has(schema, name):
             raise DataError(f"{at}: no column {name} (columns: {some(schema.names, 10)}): name one of them")
     columns = dict(zip(wanted, read_columns(tree, file.path, wanted, metadata), strict=True)) if wanted else {}
+    for name in found[1:]:
+        mine, its = (tuple(map(str, columns[each].to_pylist())) for each in (found[0], name))
+        if not divide_alike(mine, its):
+            raise DataError(f"{at}: labels may be {label} or {name}: set datasets.<name>.label_column to one of them")
     labels = ("",) * metadata.num_rows if label is None else _labels(columns[label], at, label)
     if settings.id_column is None:
         stem = file.name.removesuffix(".parquet")
@@ -159,7 +167,12 @@ def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[st
         told = [each for each, feature in features.items() if feature.get("_type") == "Image" and each in schema.names]
         usual = [each for each in _IMAGES if each in schema.names]
         held = [each for each in schema.names if _leaf(schema.field(each).type) is not None]
-        name = next((each[0] for each in (told, usual, held) if each), None)
+        found = next((each for each in (told if len(told) == 1 else [], usual, told, held) if each), [])
+        if len(found) > 1:
+            raise DataError(
+                f"{at}: images may be {' or '.join(found)}: set datasets.<name>.image_column to one of them"
+            )
+        name = next(iter(found), None)
     if name is None or name not in schema.names:
         missing = "no column of images" if name is None else f"no column {name}"
         raise DataError(f"{at}: {missing} (columns: {some(schema.names, 10)}): set datasets.<name>.image_column")
@@ -183,14 +196,12 @@ def _leaf(kind: "DataType") -> str | None:
     return None
 
 
-def _label_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> str | None:
+def _label_columns(settings: DatasetSettings, schema: "Schema", features: dict[str, Any]) -> list[str]:
+    """Returns the columns that may be labels: what the settings or the schema say, else those with usual names."""
     if settings.label_column is not None:
-        return settings.label_column
+        return [settings.label_column]
     told = [name for name, each in features.items() if each.get("_type") == "ClassLabel" and name in schema.names]
-    usual = [name for name in _LABELS if name in schema.names]
-    if len(told) > 1 and not usual:
-        raise DataError(f"{at}: labels may be {' or '.join(told)}: set datasets.<name>.label_column")
-    return next((each[0] for each in (told if len(told) == 1 else [], usual) if each), None)
+    return told if len(told) == 1 else [name for name in _LABELS if name in schema.names] or told
 
 
 def _has(schema: "Schema", name: str) -> bool:

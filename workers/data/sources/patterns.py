@@ -189,7 +189,8 @@ def _require_parts(tree: Tree, entries: Sequence[Entry], change: str) -> None:
 
 
 def _is_one(entry: Entry, suffix: str) -> bool:
-    return not entry.is_folder and entry.name.endswith(suffix)
+    # Compressed ones are told by their reader, not passed over.
+    return not entry.is_folder and entry.name.lower().endswith((suffix, f"{suffix}.gz"))
 
 
 def split_word(name: str) -> str | None:

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,11 +238,13 @@ def tree_at(root: str) -> Tree:
 
 
 def read_text(tree: Tree, path: str) -> str:
-    """Reads a file as UTF-8, with or without a byte-order mark; raises DataError if it is not UTF-8."""
+    """Reads a file as UTF-8, or as UTF-16 if its byte-order mark says so; raises DataError if it is neither."""
     try:
-        return tree.read(path).decode("utf-8-sig")
+        content = tree.read(path)
+        return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except (BadImage, UnicodeDecodeError) as error:
-        raise DataError(f"{tree.describe(path)}: cannot be read as text in UTF-8: {one_line(error)}") from error
+        why = f"cannot be read as text in UTF-8: {one_line(error)}; save it in UTF-8"
+        raise DataError(f"{tree.describe(path)}: {why}") from error
 
 
 def walk(tree: Tree, folder: str) -> Iterator[Entry]:

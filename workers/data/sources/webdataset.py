@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import IO
 
+from workers.data.decoding import SUFFIXES
 from workers.data.sources.classes import (
     SplitLabels,
     file_listing,
@@ -30,6 +31,8 @@ from workers.settings import DatasetSettings, OnBad
 from workers.threads import map_in_order
 
 _IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif"}
+# All that can be read. The others may be masks beside an image, so they count where a sample has none of the first.
+_READABLE = {suffix.removeprefix(".") for suffix in SUFFIXES}
 # In this order, because a text beside a number may be a caption.
 _LABELS = ("cls", "json", "txt")
 # A longer file beside an image is not a label.
@@ -134,13 +137,13 @@ def _take(parts: dict[str, "_Parts"], member: Member, file: IO[bytes], where: st
     stem, dot, extension = base.partition(".")
     lower = extension.lower()
     # Hidden files have no stem; macOS adds one beside each file.
-    if not stem or not dot or not (lower.rpartition(".")[2] in _IMAGES or lower in _LABELS):
+    if not stem or not dot or not (lower.rpartition(".")[2] in _READABLE or lower in _LABELS):
         return
     require_one_line(member.name, where)
     # `tar cf x.tar .` puts ./ before every name.
     key = "/".join((*(part for part in folder.split("/") if part not in ("", ".")), stem))
     own = parts.setdefault(key, _Parts(key))
-    if lower in _IMAGES:
+    if lower in _READABLE:
         if lower in own.images:
             own.problem = own.problem or f"{member.name} occurs twice"
         own.images[lower] = member
@@ -167,10 +170,11 @@ class _Parts:
     beside: str = ""
 
     def sample(self) -> Sample:
+        self.images = {kind: each for kind, each in self.images.items() if kind in _IMAGES} or self.images
         problem = self.problem or self._image_problem()
         if problem:
             # A text without an image and a class may be a note on the dataset.
-            told = _json_label(self.labels.get("json", b"").decode(errors="surrogateescape"))
+            told = _json_label(self.labels.get("json", b"").decode("utf-8-sig", errors="surrogateescape"))
             is_note = not (self.images or self.beside or "cls" in self.labels or told)
             return Sample(self.key, problem=problem, is_note=is_note)
         ((extension, image),) = self.images.items()
@@ -189,7 +193,7 @@ class _Parts:
     def _label(self) -> str:
         """Returns the label as written; "" for none."""
         for extension in _LABELS:
-            text = self.labels.get(extension, b"").decode(errors="surrogateescape").strip()
+            text = self.labels.get(extension, b"").decode("utf-8-sig", errors="surrogateescape").strip()
             label = _json_label(text) if extension == "json" else text
             if label:
                 return label

@@ -151,7 +151,7 @@ def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(
     skipping = csv(dogs, on_bad=OnBad.skip)
     assert {(each.split, each.path, each.reason) for each in rows_of(skipping).left_out} == {
         ("train", "i3", "line 5 of labels.csv names no image"),
-        ("train", "train/extra.png", "no line in labels.csv"),
+        ("every split", "train/extra.png", "no csv file has a line for it"),
     }
     (dogs / "test" / "x.png").unlink()
     assert "no image x" in refusal(skipping)
@@ -165,7 +165,8 @@ WRONG = {
     "cells": (lines("id,breed", *kinds(), "i3,cat,1"), "line 12 has 3 cells"),
     "only a header": (b"id,breed\n", "no line below the header"),
     "empty": (b"", "empty file"),
-    "no text": (b"\xff\xfe\x00\x01", "cannot be read as text"),
+    "no text": (b"\x89\xfe\x00\x01", "cannot be read as text in UTF-8"),
+    "half of a letter": (b"\xff\xfe\x00", "save it in UTF-8"),
     "quotes": (b'id,breed\n"i1,cat\n', "line"),
     "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "no known column of labels (columns: id, a, b)"),
     "climbs": (lines("id,breed", *kinds(), "../labels.csv,cat"), "no image ../labels.csv"),
@@ -367,4 +368,4 @@ def test_line_without_a_mark_has_no_label(tmp_path):
 
 def test_folder_of_val_without_a_csv_file_is_listed_as_left_out(dogs):
     write_tree(dogs, images("val", ("v",), first=60))
-    assert [(each.split, each.path) for each in rows_of(csv(dogs)).left_out] == [("val", "val/v.png")]
+    assert [(each.split, each.path) for each in rows_of(csv(dogs)).left_out] == [("every split", "val/v.png")]

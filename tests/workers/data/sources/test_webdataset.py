@@ -111,7 +111,7 @@ WRONG: dict[str, tuple[list[Member], str]] = {
     "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png occurs twice"),
     "no image": ([("k.cls", b"0")], "k has no image"),
     "no image, label in json": ([("k.json", b'{"label": 0}')], "k has no image"),
-    "unknown image": ([("k.tif", b"1"), ("k.cls", b"0")], "k has no image"),
+    "unknown image": ([("k.jp2", b"1"), ("k.cls", b"0")], "k has no image"),
     "image with a dot in its key": (
         [("k.v1.png", b"1"), ("k.v1.cls", b"0")],
         "k has no image (k.v1.png does not count",
