@@ -101,8 +101,8 @@ class LoadedEnsemble:
         """Decodes an image as the run's were, [height, width, 3] uint8; raises DataError, with its path or `name`."""
         try:
             if isinstance(given, np.ndarray):
-                if given.dtype != np.uint8:
-                    raise BadImage(f"an array of {given.dtype}; give uint8")
+                if given.dtype != np.uint8 or given.ndim < 2 or given.shape[2:] not in ((), (3,), (4,)):
+                    raise BadImage(f"an array of {given.dtype} {given.shape}; give uint8 (height, width, 3)")
                 given = Image.fromarray(given)
             if isinstance(given, Image.Image):
                 shown = ImageOps.exif_transpose(given) if self.rules.exif is Exif.apply else given
@@ -111,7 +111,7 @@ class LoadedEnsemble:
                 name = str(given)
                 given = read_image(name, Path())
             return decode(given, self.size, rules=self.rules).pixels
-        except BadImage as bad:
+        except (BadImage, OSError) as bad:
             raise DataError(f"{name}: cannot be read as an image ({bad}); replace it or leave it out") from bad
 
     def predict(self, images: Sequence[np.ndarray], progress: Callable[[str], None] = lambda _: None) -> Combined:

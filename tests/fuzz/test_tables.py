@@ -56,7 +56,7 @@ class Style:
 
     @property
     def plain(self) -> bool:
-        return self.header is not None and self.encoding in ("utf-8", "utf-8-sig") and self.extra == "none"
+        return self.header is not None and self.encoding in ("utf-8", "utf-8-sig", "utf-16") and self.extra == "none"
 
 
 STYLES = st.builds(

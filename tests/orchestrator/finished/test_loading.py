@@ -1,5 +1,6 @@
 """A finished run in Python: what it says is what the command line and the report say; the notebook runs."""
 
+import io
 import json
 import runpy
 from pathlib import Path
@@ -51,8 +52,15 @@ def test_bad_images_are_a_data_error_that_names_them(loaded):
         loaded.predict([b"no image"])
     with pytest.raises(DataError, match=r"absent\.jpg"):
         loaded.predict(["absent.jpg"])
-    with pytest.raises(DataError, match=r"image 0: .* float64; give uint8"):
+    with pytest.raises(DataError, match=r"image 0: .* float64 \(20, 20, 3\); give uint8"):
         loaded.predict([np.zeros((20, 20, 3))])
+    for shape in ((20,), (3, 20, 20), (20, 20, 1), (1, 20, 20, 3)):
+        with pytest.raises(DataError, match=r"give uint8 \(height, width, 3\)"):
+            loaded.predict([np.zeros(shape, np.uint8)])
+    content = io.BytesIO()
+    Image.effect_noise((300, 300), 99).save(content, "PNG")
+    with pytest.raises(DataError, match=r"image 0: .* truncated"):
+        loaded.predict([Image.open(io.BytesIO(content.getvalue()[:5000]))])
 
 
 def test_tables_are_those_of_manifest_and_report(run, loaded):

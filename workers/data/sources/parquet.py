@@ -201,7 +201,8 @@ def _label_columns(settings: DatasetSettings, schema: "Schema", features: dict[s
     if settings.label_column is not None:
         return [settings.label_column]
     told = [name for name, each in features.items() if each.get("_type") == "ClassLabel" and name in schema.names]
-    return told if len(told) == 1 else [name for name in _LABELS if name in schema.names] or told
+    usual = [name for name in _LABELS if name in schema.names and name != settings.id_column]
+    return told if len(told) == 1 else usual or told
 
 
 def _has(schema: "Schema", name: str) -> bool:
