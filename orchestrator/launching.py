@@ -19,7 +19,7 @@ from orchestrator.combine import (
     without,
 )
 from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
-from orchestrator.display import Display, unseen_classes, watching
+from orchestrator.display import Display, remarks_on, watching
 from orchestrator.execution import Driver, Interrupts, OutOfTime, Work, ends_at, obeying
 from orchestrator.finished import log_models
 from orchestrator.folding import find_folds
@@ -127,8 +127,9 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:
                 stores = prepare_all(config, watch)
-            for line in unseen_classes(stores[TARGET]):
-                display.note(f"{TARGET}: {line}")
+            for name, store in stores.items():
+                for line in remarks_on(store, most=1):
+                    display.note(f"{name}: {line}")
             folds = find_folds(config, stores[TARGET])
             require_same_folds(run.paths.data, folds)
             # Before the first file changes: a template or a file that does not fit must not change the run.

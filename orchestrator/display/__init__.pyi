@@ -1,2 +1,2 @@
-from .preparation import summary as summary, unseen_classes as unseen_classes, watching as watching
+from .preparation import remarks_on as remarks_on, summary as summary, watching as watching
 from .run import Display as Display

@@ -109,13 +109,25 @@ def watching(stream: IO[str]) -> closing[Watch]:
     return closing(Watch(stream))
 
 
-def unseen_classes(store: "Store") -> Iterator[str]:
-    """Yields a line for each held-out split in which classes have no image, so that nothing there tells of them."""
+def remarks_on(store: "Store", most: int = _MOST_LEFT_OUT) -> Iterator[str]:
+    """Yields what to know of a prepared dataset: classes without images, decisions, at most so many left out."""
     for split in HELD_OUT:
+        # Nothing that is scored there tells of them.
         labels = store.labels(split) if store.counts[split] else None
         if labels is not None and (missing := sorted(set(range(store.num_classes)) - set(labels.tolist()))):
             named = some([store.classes[label] for label in missing])
             yield f"{counted(len(missing), 'class')} without an image in {split}, so it says nothing of them: {named}"
+    for decision, count in store.decided.items():
+        yield f"{counted(count, 'image')}: {decision}"
+    for split, rows in store.unreadable_rows.items():
+        if rows:
+            yield f"{len(rows):,} of {split} unreadable: their rows are kept, with uniform probabilities"
+    for left_out in store.left_out[:most]:
+        yield f"left out of {left_out['split']}: {left_out['path']} ({left_out['reason']})"
+    if len(store.left_out) > most:
+        yield f"and {len(store.left_out) - most:,} more left out"
+    if store.decided or store.left_out:
+        yield f"every file by name: {store.path / MANIFEST}"
 
 
 def summary(name: str, store: "Store") -> Iterator[str]:
@@ -126,16 +138,4 @@ def summary(name: str, store: "Store") -> Iterator[str]:
     yield f"  digest {store.digest}"
     size_bytes = sum(path.stat().st_size for path in store.path.iterdir())
     yield f"  on disk {size(size_bytes)}"
-    for line in unseen_classes(store):
-        yield f"  {line}"
-    for decision, count in store.decided.items():
-        yield f"  {counted(count, 'image')}: {decision}"
-    for split, rows in store.unreadable_rows.items():
-        if rows:
-            yield f"  {len(rows):,} of {split} unreadable: their rows are kept, with uniform probabilities"
-    for left_out in store.left_out[:_MOST_LEFT_OUT]:
-        yield f"  left out of {left_out['split']}: {left_out['path']} ({left_out['reason']})"
-    if len(store.left_out) > _MOST_LEFT_OUT:
-        yield f"  and {len(store.left_out) - _MOST_LEFT_OUT:,} more left out"
-    if store.decided or store.left_out:
-        yield f"  every file by name: {store.path / MANIFEST}"
+    yield from (f"  {line}" for line in remarks_on(store))

@@ -53,7 +53,11 @@ def words(root, tmp_path, monkeypatch, in_threads):
 
 def test_skipped_images_are_listed_and_test_images_keep_their_rows(words, tmp_path, capsys):
     assert main([*words, "datasets.target.on_bad=skip"]) == 0
-    assert f"UNREADABLE: {len(REFUSED)} test images could not be read" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"UNREADABLE: {len(REFUSED)} test images could not be read" in said.out
+    # A launch counts what prepare lists.
+    assert "target: left out of train: train/a/" in said.err and f"and {len(REFUSED) - 1} more left out" in said.err
+    assert "target: 2 images: CMYK, converted to RGB" in said.err
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         logged = database.execute("SELECT value FROM latest_metrics WHERE key = 'data/test_unreadable'").fetchall()
     assert logged == [(len(REFUSED),)]

@@ -101,14 +101,6 @@ class _Split:
     left_out: tuple[LeftOut, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A folder of images below the root; `own` if all its images belong to one split."""
-
-    path: str
-    own: bool
-
-
 class _Root:
     """A root, its csv files by split (None if absent), and the folders listed so far."""
 
@@ -140,7 +132,7 @@ class _Root:
         """Finds the ids and labels of a split's table; `train` has the column of labels, or those of the classes."""
 
         def find(split: str) -> Callable[[str], str | None]:
-            return self._images_below(self._folder(split).path).only
+            return self._images_below(self._folder(split)).only
 
         place = id_place(self._settings, table, find(split))
         train_place = place if table is train else id_place(self._settings, train, find("train"))
@@ -154,7 +146,7 @@ class _Root:
     def split(self, split: str, columns: _Columns, names: Naming) -> _Split:
         """Returns the images that the lines of a split's table name."""
         table, folder = columns.table, self._folder(split)
-        images = self._images_below(folder.path)
+        images = self._images_below(folder)
         may_lack = split != "test" and self._settings.on_bad is OnBad.skip
         written = columns.labels or ("",) * len(columns.ids)
         labels = SplitLabels(self._settings, split, names, written, "line")
@@ -167,7 +159,7 @@ class _Root:
                 raise DataError(f"{where}: no id: write the image's name, or remove the line")
             entry = images.find(name, where)
             if entry is None and not may_lack:
-                place = self.tree.describe(folder.path)
+                place = self.tree.describe(folder)
                 raise DataError(f"{where}: no image {name} in {place}: add it, or set datasets.<name>.images")
             if entry is None:
                 left_out.append(LeftOut(split, name, f"line {number} of {table.path} names no image"))
@@ -182,12 +174,13 @@ class _Root:
 
     def unlisted_test(self) -> _Split:
         """Returns all images of test's own folder, if there is one, for a test without a csv file."""
-        path = self._asked("test")
-        folder = self._folder("test") if path is None else _Folder(path, own=True)
-        at = self.tree.describe(folder.path)
-        if not folder.own:
+        asked, pattern = self._asked("test"), self._settings.images
+        folder = asked or self._folder("test")
+        at = self.tree.describe(folder)
+        is_own = folder in self._own_folders("test") if pattern is None else _SPLIT in pattern
+        if not (asked or is_own):
             return _Split(at)
-        images = self._images_below(folder.path)
+        images = self._images_below(folder)
         if not images.entries:
             raise DataError(f"{at}: no images: add some, or remove the folder")
         return _Split(
@@ -217,18 +210,16 @@ class _Root:
             raise DataError(f"{self.tree.describe(path)}: no such file: correct datasets.<name>.{split}")
         return path
 
-    def _folder(self, split: str) -> _Folder:
+    def _folder(self, split: str) -> str:
         pattern = self._settings.images
         if pattern is not None:
             path = below_root(pattern.replace(_SPLIT, split), "datasets.<name>.images")
             if not self._is_folder(path):
                 raise DataError(f"{self.tree.describe(path)}: no such folder: correct datasets.<name>.images")
-            return _Folder(path, own=_SPLIT in pattern)
-        own = self._own_folders(split)
+            return path
         # Val's images may lie in train's folder; then only its csv file separates them.
         others = [_SHARED_FOLDER, *(each.replace(_SPLIT, "train") for each in _OWN_FOLDERS if split == "val")]
-        path = next((each for each in (*own, *others) if self._is_folder(each)), "")
-        return _Folder(path, own=path in own)
+        return next((each for each in (*self._own_folders(split), *others) if self._is_folder(each)), "")
 
     def _own_folders(self, split: str) -> list[str]:
         """Returns the folders that are named for a split, the likeliest first."""
