@@ -74,7 +74,8 @@ def _verb(words: list[str]) -> int:
     try:
         request = parse(words, VERBS)
         chosen = VERBS[request.verb]
-        carry_news(news=chosen.news or request.watch)
+        # A preview is nowhere else.
+        carry_news(news=request.watch or (chosen.news and not (request.cfg or request.dry_run)))
         return chosen.run(request, Streams(sys.stdout, sys.stderr)) or 0
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0
