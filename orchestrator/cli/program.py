@@ -64,6 +64,9 @@ def _run(words: list[str]) -> int:
         if isinstance(error, SeptetError):
             _complain(str(error))
             return error.exit_code
+        if isinstance(error, OSError) and error.filename:
+            _complain(f"{error.filename}: cannot be used ({error.strerror}); give another, or fix permissions")
+            return StorageError.exit_code
         said = " ".join(str(error).split())
         hint = "" if "--debug" in words else "; --debug shows where"
         _complain(f"internal error: {type(error).__name__}: {said}{hint}")

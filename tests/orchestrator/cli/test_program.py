@@ -35,6 +35,8 @@ def doctor_raises(monkeypatch):
         *((kind("x"), kind.exit_code) for kind in errors.SeptetError.__subclasses__()),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("division\nby zero"), 1),
+        (OSError(36, "File name too long", "/a/place"), 7),
+        (OSError("of no file"), 1),
     ],
 )
 def test_main_of_a_verb_that_fails_answers_with_its_exit_code_and_one_line(error, code, doctor_raises, capsys):

@@ -30,10 +30,12 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
         raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")
 
 
-def make_folder(folder: Path, setting: str) -> None:
-    """Makes a folder; raises StorageError with the `setting` to change if a file is in the way or storage fails."""
+def make_folder(folder: Path, setting: str) -> list[Path]:
+    """Makes a folder, and returns those that were not there; raises StorageError with the `setting` to change."""
     try:
         with storage_errors(folder):
+            missing = [each for each in (folder, *folder.parents) if not each.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(f"{folder}: not a folder, a file is in the way: set {setting}") from error
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror}): set {setting}") from error
+    return missing

@@ -100,10 +100,11 @@ def prepare(
     store_root = expanded(store_root).absolute()
     key, corrections = store_key(settings, listing), read_relabelling(settings, listing)
     work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), verify, progress)
-    found = _find(work, repair=False)
-    if found is None:
-        with _folder_made(store_root), locked(store_root / f"{key}.lock"):
-            found = _find(work, repair=True) or _build(work)
+    with _folder_made(store_root):
+        found = _find(work, repair=False)
+        if found is None:
+            with locked(store_root / f"{key}.lock"):
+                found = _find(work, repair=True) or _build(work)
     store = open_store(found)
     return relabelled(store, corrections, verify) if corrections and corrections.changes else store.path
 
@@ -210,8 +211,7 @@ def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
 @contextmanager
 def _folder_made(folder: Path) -> Iterator[None]:
     """Makes a folder, and deletes it if the block fails and leaves it empty."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    make_folder(folder, "datasets.store")
+    missing = make_folder(folder, "datasets.store")
     try:
         yield
     except BaseException:
