@@ -1,4 +1,4 @@
-"""Makes folders for results, and checks before hours of work that their disk has enough free space."""
+"""Checks before hours of work that a disk has enough free space."""
 
 import os
 from pathlib import Path
@@ -28,14 +28,3 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")
-
-
-def make_folder(folder: Path, setting: str) -> list[Path]:
-    """Makes a folder, and returns those that were not there; raises StorageError with the `setting` to change."""
-    try:
-        with storage_errors(folder):
-            missing = [each for each in (folder, *folder.parents) if not each.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror}): set {setting}") from error
-    return missing

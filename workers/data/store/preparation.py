@@ -17,7 +17,7 @@ import numpy as np
 from workers.data.decoding import Rules
 from workers.data.relabel import read_relabelling
 from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing
-from workers.data.store.disk_space import make_folder, require_space, store_bytes
+from workers.data.store.disk_space import require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.packing import PackingThreads, pack
@@ -36,7 +36,17 @@ from workers.data.store.store import (
 )
 from workers.errors import DataError, SourceLost, StorageError, some
 from workers.settings import SPLITS, DatasetSettings, OnBad, Source, StoreFormat, Verify, dataset_options
-from workers.storage import expanded, fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
+from workers.storage import (
+    expanded,
+    fsync,
+    is_locked,
+    locked,
+    make_folder,
+    remove_leftovers,
+    sealed,
+    storage_errors,
+    write_bytes,
+)
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
