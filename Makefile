@@ -38,7 +38,7 @@ MEMBERS_NICE := 15
 soak-stressed: $(VENV)/.installed-test ## the soak's kills with both cores taken (needs stress-ng) and a slow fsync
 	mkdir -p .soak && cc -shared -fPIC -o .soak/slow_fsync.so tests/faults/slow_fsync.c -ldl
 	nice -n $(MEMBERS_NICE) stress-ng --quiet --cpu 2 & stress=$$!; trap "kill $$stress" EXIT; \
-	  LD_PRELOAD=$(CURDIR)/.soak/slow_fsync.so SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) \
+	  LD_PRELOAD=$(CURDIR)/.soak/slow_fsync.so SEPTET_SOAK_DONE=.soak/stressed SEEDS=$(or $(SEEDS),2012) \
 	  $(BIN)/python -m pytest -m soak --capture=no $(or $(SOAK),$(SOAK_KILLS))
 
 .PHONY: fuzz

@@ -121,10 +121,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 plan = replace(plan, experiment=run.record.experiment)
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
-            if run.new:
-                needed = disk_estimate(plan, kept.checkpoint)
-                change = "give a run_dir on another disk"
-                require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
+            begun = [stage.ref for stage in plan.stages if run.paths.stage(stage.ref).exists()]
+            needed = disk_estimate(plan, kept.checkpoint, begun)
+            change = "give a run_dir on another disk"
+            require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:
                 stores = prepare_all(config, watch)
             for name, store in stores.items():

@@ -182,6 +182,7 @@ def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None
     "runs/digits-1a2b3c4d",
     "runs/digits-1a2b3c4d --timeout 0",
     takes=[args.RUN_DIR, args.TIMEOUT],
+    news=True,
 )
 def stop(request: Request, streams: Streams) -> None:
     from orchestrator.execution import ask_to_stop

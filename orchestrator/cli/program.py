@@ -64,6 +64,9 @@ def _run(words: list[str]) -> int:
         if isinstance(error, SeptetError):
             _complain(str(error))
             return error.exit_code
+        if isinstance(error, OSError) and error.filename:
+            _complain(f"{error.filename}: cannot be used ({error.strerror}); give another, or fix permissions")
+            return StorageError.exit_code
         said = " ".join(str(error).split())
         hint = "" if "--debug" in words else "; --debug shows where"
         _complain(f"internal error: {type(error).__name__}: {said}{hint}")
@@ -74,7 +77,8 @@ def _verb(words: list[str]) -> int:
     try:
         request = parse(words, VERBS)
         chosen = VERBS[request.verb]
-        carry_news(news=chosen.news or request.watch)
+        # A preview is nowhere else.
+        carry_news(news=request.watch or (chosen.news and not (request.cfg or request.dry_run)))
         return chosen.run(request, Streams(sys.stdout, sys.stderr)) or 0
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0

@@ -85,6 +85,7 @@ def export(request: Request, streams: Streams) -> None:
     "runs/digits-1a2b3c4d --host 0.0.0.0 --port 80",
     "runs/digits-1a2b3c4d --replicas 4",
     takes=[args.RUN_DIR, args.HOST, args.SERVE_PORT, args.REPLICAS, args.CLUSTER, args.TRUST_CODE],
+    news=True,
 )
 def serve(request: Request, streams: Streams) -> None:
     from orchestrator.finished import serve

@@ -111,8 +111,9 @@ class RayCluster:
         self._idle: list[Any] = []
         # Whose each call is: the member and the rank.
         self._calls: dict[Any, tuple[str, int]] = {}
-        # After a member ran out of memory, fewer run at once.
+        # After a member ran out of memory, fewer run at once; these ran beside it.
         self._most = math.inf if nodes_change else num_slots
+        self._crowded = set[str]()
         # The kernel's count at the last two looks, `DEATH_TOLD_S` apart.
         self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
@@ -202,6 +203,7 @@ class RayCluster:
         self._drop_calls(member)
         del self._actors[member]
         self._followers.pop(member, None)
+        self._crowded.discard(member)
 
     def _drop_calls(self, member: str) -> None:
         self._calls = {call: (of, rank) for call, (of, rank) in self._calls.items() if of != member}
@@ -267,7 +269,7 @@ class RayCluster:
             num_running, ended = len(self._calls), dict[str, Outcome]()
             for call in ready:
                 member, rank = self._calls.pop(call)
-                outcome = self._outcome(call, num_running)
+                outcome = self._outcome(call, num_running + (member in self._crowded))
                 if followers := self._followers.get(member):
                     followers.note(rank, outcome)
                 else:
@@ -366,6 +368,7 @@ class RayCluster:
         """Makes fewer members run at once; with one alone, repeating it unchanged would end in the same way."""
         why = f"it was killed because memory ran out (the limit here is {size(memory_limit())})"
         if num_running > 1:
+            self._crowded |= {member for member, _ in self._calls.values()}
             self.num_slots = self._most = max(1, min(self.num_slots, num_running) - 1)
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
         remedy = "set optimizer.micro_batch, lower optimizer.batch_size or model.width, or raise the limit"

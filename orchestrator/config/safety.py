@@ -47,7 +47,8 @@ def check_folder(folder: Path) -> None:
 def check_text(text: str, where: str) -> None:
     """Raises ConfigError, naming `where`, if YAML has tags, nests too deep, or expands to too many values."""
     try:
-        if _HYDRA_PACKAGE.search(text):
+        # Hydra ends lines where Python does, which is also at letters that a pattern's ^ passes over.
+        if _HYDRA_PACKAGE.search("\n".join(text.splitlines())):
             raise _Refused("# @package hydra would change Hydra's own settings; remove it")
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
         _check_hydra(yaml.safe_load(text))

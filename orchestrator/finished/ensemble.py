@@ -174,3 +174,10 @@ def _members(paths: RunPaths, plan: Plan, alone: str | None) -> tuple[tuple[str,
             f"{paths.submission_manifest}: its members are not this run's ({others}); run `septet launch` again"
         )
     return members, manifest.combination
+
+
+def refuse_run_dir(out: Path) -> None:
+    """Raises ConfigError if `out` lies in a run directory, whose files are the run's own."""
+    for folder in out.resolve().parents:
+        if RunPaths(folder).run_json.exists():
+            raise ConfigError(f"--out {out}: lies in the run directory {folder}; give another place")

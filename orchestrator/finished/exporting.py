@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.combine import OF_LOGS, SMALLEST_PROBABILITY, Combination, place_scores
 from orchestrator.config import Calibrator, CombineMethod
-from orchestrator.finished.ensemble import LoadedEnsemble
+from orchestrator.finished.ensemble import LoadedEnsemble, refuse_run_dir
 from orchestrator.run import RunPaths
 from orchestrator.tracking import save_pyfunc
 from workers.data.decoding import FORMATS
@@ -53,6 +53,7 @@ def export(
     """
     if out.exists() or not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: {'exists' if out.exists() else 'has no parent folder'}; give a new folder")
+    refuse_run_dir(out)
     opened = LoadedEnsemble.open(paths, member, trust_code=trust_code)
     if opened.record.crops is Crops.five_scales:
         raise ConfigError(f"{paths.root}: predict.crops=five_scales sees whole images, and a graph takes squares")

@@ -17,7 +17,7 @@ import numpy as np
 
 from orchestrator.combine import Block
 from orchestrator.config import ClusterConfig, SubmissionConfig, SubmissionFormat
-from orchestrator.finished.ensemble import LoadedEnsemble, Prediction
+from orchestrator.finished.ensemble import LoadedEnsemble, Prediction, refuse_run_dir
 from orchestrator.run import RunPaths, find_finished
 from orchestrator.submission import Layout, Question, file_lines, find_manifest, make_layout, read_named
 from orchestrator.text import counted, duration
@@ -261,9 +261,7 @@ def _check_out(path: Path, form: str) -> None:
         raise ConfigError(f"--out {path}: give a file that ends in {' or '.join(endings)}")
     if not (folder := path.absolute().parent).is_dir() or path.is_dir():
         raise ConfigError(f"--out {path}: {'is a folder' if path.is_dir() else f'there is no folder {folder}'}")
-    for folder in path.resolve().parents:
-        if RunPaths(folder).run_json.exists():
-            raise ConfigError(f"--out {path}: lies in the run directory {folder}; give another place")
+    refuse_run_dir(path)
 
 
 def _form_of(

@@ -1,7 +1,7 @@
 """Writes what `septet plan` shows: stages with sizes, resources, disk, and time beside its lower bound."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,8 +191,10 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
     return StageReport(stage, counts.num_parameters, trained, counts.num_macs, counts.num_neurons, rate, seconds)
 
 
-def disk_estimate(plan: Plan, keep: KeptCheckpoint = KeptCheckpoint.last) -> DiskEstimate:
-    """Returns the bytes that a run of the plan keeps at its end."""
+def disk_estimate(
+    plan: Plan, keep: KeptCheckpoint = KeptCheckpoint.last, begun: Collection[StageRef] = ()
+) -> DiskEstimate:
+    """Returns the bytes that a run of the plan keeps at its end, without those of stages that have `begun`."""
     target = plan.target
     averages = keep in (KeptCheckpoint.ema, KeptCheckpoint.swa)
     num_numbers = sum(
@@ -200,10 +202,12 @@ def disk_estimate(plan: Plan, keep: KeptCheckpoint = KeptCheckpoint.last) -> Dis
         * (1 + stage.recipe.optimizer.num_states + averages)
         * (KEPT_CHECKPOINTS + (stage.recipe.averaging.soup_checkpoints if keep is KeptCheckpoint.soup else 0))
         for stage in plan.stages
+        if stage.ref not in begun
     )
-    predicted = len(plan.members) * sum(target.counts.get(split, 0) for split in HELD_OUT)
+    members = [member for member in plan.members if plan.last_stages.get(member) not in begun]
+    predicted = len(members) * sum(target.counts.get(split, 0) for split in HELD_OUT)
     # Each in a fold of its own.
-    predicted += sum(target.counts.get("train", 0) // own.k for own in map(plan.fold, plan.members) if own.k)
+    predicted += sum(target.counts.get("train", 0) // own.k for own in map(plan.fold, members) if own.k)
     return DiskEstimate(
         checkpoints=num_numbers * _NUMBER_BYTES,
         predictions=predicted * target.num_classes * _PREDICTION_BYTES,

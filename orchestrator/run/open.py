@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from orchestrator.run.record import Committed, RunRecord, read_record, write_rec
 from workers.errors import ConfigError, RunMismatch, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import TEMPORARY_PREFIX, hold, layout, newest_step, remove_leftovers, storage_errors, write_text
+from workers.storage import TEMPORARY_PREFIX, hold, layout, make_folder, newest_step, remove_leftovers, write_text
 
 _SHOWN_LINES = 5
 
@@ -184,7 +184,7 @@ def open_run(root: Path, wanted: Wanted, *, accept_changes: bool = False) -> Ite
     paths = RunPaths(root.absolute())
     try:
         _opened(paths, wanted, accept_changes)
-        made = _make_folders(paths.root)
+        made = make_folder(paths.root, "run_dir")
     except OSError as error:
         raise StorageError(f"run_dir={root}: cannot be used ({error.strerror}); give another") from error
     with lock(paths, obeys=True) as holder:
@@ -275,15 +275,7 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
     return replace(record, plan=plan_to_json(plan), plan_hash=plan.hash)
 
 
-def _make_folders(root: Path) -> tuple[Path, ...]:
-    """Makes `root`; returns the folders that did not exist, innermost first."""
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
-    with storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-    return tuple(missing)
-
-
-def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
+def _remove(paths: RunPaths, made: Sequence[Path]) -> None:
     """Deletes what a launch that never began has written."""
     if not made:
         for path in (paths.run_json, paths.config_yaml, paths.lock):

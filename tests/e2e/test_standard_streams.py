@@ -26,7 +26,7 @@ def septet(folder, redirected, *words, **environment):
 @pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"])
 def test_result_that_cannot_be_written_is_an_error(redirected, tmp_path):
-    for words in (("--help",), ("doctor", "--help"), ("plan", "--json", *SMALL[1:2])):
+    for words in (("--help",), ("doctor", "--help"), ("plan", "--json", *SMALL[1:2]), ("launch", "--cfg")):
         ended = septet(tmp_path, redirected, *words)
         assert ended.returncode == 7
         assert RESULT in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,11 +92,26 @@ def test_launch_on_a_full_disk_resumes(smallest, small_disk, capsys):
     check_stops_and_resumes(place, smallest, fill, ballast.unlink, capsys, "No space left")
 
 
-def test_launch_on_a_disk_too_small_for_its_checkpoints_is_refused_before_training(small_disk, small_place, capsys):
-    fill = small_disk / "ballast"
+def fill_but_a_little(fill):
     fill_disk(fill)
     with fill.open("r+b") as file:
         file.truncate(fill.stat().st_size - (64 << 10))
+
+
+def test_launch_on_a_disk_too_small_for_its_checkpoints_is_refused_before_training(small_disk, small_place, capsys):
+    fill_but_a_little(small_disk / "ballast")
     assert small_place.launch(f"run_dir={small_disk / 'run'}") == 7
     assert re.search(r"run: the run needs [\d,]+ bytes, [\d,]+ bytes are free", capsys.readouterr().err)
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_member_added_on_a_disk_without_room_for_it_is_refused_and_the_run_stays(smallest, small_disk, capsys):
+    place = Place(small_disk / "run", smallest.shared)
+    shutil.copytree(smallest.root, place.root)
+    fill_but_a_little(small_disk / "ballast")
+    run_json = place.paths.run_json.read_bytes()
+    assert place.launch("+ensemble.members.second={stages: {train: {dataset: target}}}") == 7
+    assert "run: the run needs" in capsys.readouterr().err
+    assert place.paths.run_json.read_bytes() == run_json and not (place.paths.members / "second").exists()
+    (small_disk / "ballast").unlink()
+    assert place.launch() == 0

@@ -149,6 +149,7 @@ def test_files_of_the_package_itself_pass(checkout):
     [
         "# @package hydra\ncallbacks: {evil: {}}\n",
         "#@package   hydra.job_logging\nversion: 1\n",
+        "# @package mine\u2028# @package hydra.job_logging\nversion: 1\n",
         "# @package _global_\nhydra: {callbacks: {}}\n",
         "# @package _global_\ndefaults: [{override /hydra/job_logging: mine}]\n",
         "# @package _global_\ndefaults: [{'mine@hydra.callbacks': own}]\n",

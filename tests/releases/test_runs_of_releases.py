@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from make_run import HERE, LAUNCH, MOVED, PLACE, septet, write_images
 
+from septet import load as septet_load
+
 RELEASES = sorted(path.name.removesuffix(".tar.gz") for path in HERE.glob("*.tar.gz"))
 
 
@@ -41,6 +43,19 @@ def test_predict_gives_the_release_s_probabilities(place):
         assert [guess["class"] for guess in one["top"]] == [guess["class"] for guess in other["top"]]
         probabilities = [guess["probability"] for guess in other["top"]]
         assert [guess["probability"] for guess in one["top"]] == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_verbs_that_the_release_did_not_have_read_it(place):
+    (listed,) = json.loads(said(place, "list", ".", "--json"))
+    assert (listed["state"], listed["num_members"], listed["problem"]) == ("done", 2, None)
+    assert json.loads(said(place, "compare", "run", "run", "--json"))["runs"][1]["p"] == 1
+    assert "would free" in said(place, "clean", "run", "--dry-run")
+    said(place, "predict", "run", "images/test", "--member", "base1", "--out", "predicted.parquet")
+    said(place, "export", "run", "--out", "exported", "--to", "safetensors")
+    assert (place / "exported/members/base1.safetensors").is_file()
+    loaded = septet_load(place / "run")
+    assert len(loaded.members) == 2 and not loaded.table.empty and not loaded.curves.empty
 
 
 @pytest.mark.slow

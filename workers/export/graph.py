@@ -1,5 +1,6 @@
 """The ensemble as one graph, from uint8 squares to combined probabilities: written by torch.export, and as ONNX."""
 
+import io
 import logging
 import warnings
 from collections.abc import Collection, Sequence
@@ -13,7 +14,7 @@ from workers.errors import ConfigError
 from workers.export.standalone import ONNX, PROGRAM
 from workers.inference import TrainedMember, crop_offsets
 from workers.settings import Crops
-from workers.storage import write_text
+from workers.storage import write_bytes, write_text
 
 # Above these bytes weights lie beside the ONNX graph: one protobuf message holds 2 GiB at most.
 _MOST_INSIDE = 1 << 30
@@ -99,7 +100,10 @@ def write_graphs(graph: EnsembleGraph, side: int, forms: Collection[str], to: Pa
         # It would be pickled beside the graph.
         program.example_inputs = None
         if "torch" in forms:
-            torch.export.save(program, to / PROGRAM)
+            # Torch's own writer ends the process where the disk is full.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            write_bytes(to / PROGRAM, content.getvalue())
         if "onnx" in forms:
             names: Any = {"input_names": ["pixels"], "output_names": ["probabilities", "members"]}
             written = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False, **names)

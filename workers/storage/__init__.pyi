@@ -4,6 +4,7 @@ from .atomic import (
     fsync as fsync,
     hold as hold,
     is_sealed as is_sealed,
+    make_folder as make_folder,
     nothing as nothing,
     parse_json as parse_json,
     remove_leftovers as remove_leftovers,

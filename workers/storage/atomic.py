@@ -70,6 +70,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path, setting: str) -> list[Path]:
+    """Makes a folder; returns those that were not there, innermost first; raises StorageError with the `setting`."""
+    try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{setting}={folder}: cannot be used ({error.strerror}); give another") from error
+    return missing
+
+
 def fsync(path: Path) -> None:
     """Makes a file's content, or the names inside a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.cli import program
 from orchestrator.cli.commands import VERBS
 from orchestrator.cli.program import main
 from workers import errors
@@ -34,6 +35,8 @@ def doctor_raises(monkeypatch):
         *((kind("x"), kind.exit_code) for kind in errors.SeptetError.__subclasses__()),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("division\nby zero"), 1),
+        (OSError(36, "File name too long", "/a/place"), 7),
+        (OSError("of no file"), 1),
     ],
 )
 def test_main_of_a_verb_that_fails_answers_with_its_exit_code_and_one_line(error, code, doctor_raises, capsys):
@@ -129,3 +132,18 @@ def test_verb_on_a_folder_that_is_no_run_exits_3_and_names_it(verb, tmp_path, ca
         said = capsys.readouterr().err
         assert str(folder) in said and len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "news"),
+    [
+        *((words, True) for words in ("launch", "clean run", "stop run", "serve run", "status run --watch")),
+        *((words, False) for words in ("launch --cfg", "clean run --dry-run", "status run", "plan", "list")),
+    ],
+)
+def test_stdout_may_be_lost_only_where_the_exit_code_tells_all(words, news, monkeypatch):
+    verb, *rest = words.split()
+    lost = []
+    monkeypatch.setattr(program, "carry_news", lambda *, news: lost.append(news))
+    monkeypatch.setitem(VERBS, verb, replace(VERBS[verb], run=lambda *_: 0))
+    assert (main([verb, *rest]), lost) == (0, [news])

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from oracle import child_environment, wait_for
+from ray.exceptions import OutOfMemoryError
 
+from orchestrator.cluster.interface import Failure, Lost
 from orchestrator.cluster.memory import memory_limit, oom_kills
+from orchestrator.cluster.ray_backend import RayCluster
 
 GROUP = Path(f"/sys/fs/cgroup/memory/septet-test-{os.getpid()}")
 LIMIT = 1 << 30
@@ -33,6 +37,22 @@ def test_limit_and_kills_of_the_group_are_read(tmp_path, line, folder, files, li
     where = (tmp_path / "groups", tmp_path / "mount")
     assert (memory_limit(*where), oom_kills(*where)) == (limit, kills)
     assert memory_limit(tmp_path / "absent", tmp_path) == psutil.virtual_memory().total
+
+
+def test_member_killed_a_moment_after_another_ran_beside_it_and_is_tried_alone(monkeypatch):
+    def killed(_):
+        raise OutOfMemoryError("killed")
+
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls[:1], calls[1:]))
+    monkeypatch.setattr(ray, "get", killed)
+    monkeypatch.setattr(RayCluster, "_look_at_head", lambda _: True)
+    cluster = RayCluster(2, 1, 0, lambda: None)
+    cluster._actors, cluster._calls = dict.fromkeys(("one", "two")), {"a": ("one", 0), "b": ("two", 0)}
+    assert [type(cluster.poll(1)[0].outcome) for _ in "ab"] == [Lost, Lost]
+    assert cluster.num_slots == 1
+    cluster._forget("two")
+    cluster._actors, cluster._calls = {"two": None}, {"again": ("two", 0)}
+    assert isinstance(cluster.poll(1)[0].outcome, Failure), "nothing ran beside it now"
 
 
 LIMITED = """

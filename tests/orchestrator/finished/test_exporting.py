@@ -242,6 +242,19 @@ def test_out_or_its_parent_missing_is_refused(run, tmp_path, capsys):
     assert "--out FOLDER" in capsys.readouterr().err
     assert main(["export", str(run.root), "--out", str(tmp_path / "no" / "such")]) == 2
     assert "parent" in capsys.readouterr().err
+    before = sorted(run.root.rglob("*"))
+    assert main(["export", str(run.root), "--out", str(run.root / "members" / "new"), "--to", "safetensors"]) == 2
+    assert "lies in the run directory" in capsys.readouterr().err and sorted(run.root.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_disk_that_takes_no_more_is_told_in_one_line(run, tmp_path):
+    words = [sys.executable, "-m", "orchestrator.cli.program", "export", run.root, "--out", tmp_path / "out"]
+    limited = ["sh", "-c", 'ulimit -f 20 && exec "$0" "$@"', *words, "--to", "torch"]
+    ended = subprocess.run(limited, capture_output=True, text=True, check=False)
+    _, line = ended.stderr.splitlines()
+    assert ended.returncode == 7 and "File too large; free space" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_without_a_submission_is_refused_and_leaves_nothing(tmp_path):

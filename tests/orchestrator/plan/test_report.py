@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
-from orchestrator.plan.report import make_report
+from orchestrator.plan.report import disk_estimate, make_report
 from workers.data.survey import survey
 from workers.settings.training import Decay, KeptCheckpoint
 
@@ -109,6 +109,11 @@ def test_report_disk_is_checkpoints_predictions_and_stores(digits):
     images = sum(sum(dataset.counts.values()) for dataset in digits.datasets)
     assert report.disk.stores == images * 32 * 32 * 3
     assert report.to_json()["disk_bytes"] == report.disk.checkpoints + report.disk.predictions + report.disk.stores
+    # A launch that continues asks for what has not begun.
+    first = digits.stages_of("base1")
+    left = disk_estimate(digits, begun=[stage.ref for stage in digits.stages if stage not in first])
+    assert left.checkpoints == sum(one.num_parameters for one in report.stages if one.stage in first) * 8 * 3
+    assert left.predictions * 7 == report.disk.predictions
 
 
 @pytest.mark.parametrize(("keep", "numbers"), [("best", 2 * 3), ("ema", 3 * 3), ("swa", 3 * 3), ("soup", 2 * (3 + 5))])

@@ -1,4 +1,4 @@
-"""Makes folders for results, and checks before hours of work that their disk has enough free space."""
+"""Checks before hours of work that a disk has enough free space."""
 
 import os
 from pathlib import Path
@@ -28,12 +28,3 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")
-
-
-def make_folder(folder: Path, setting: str) -> None:
-    """Makes a folder; raises StorageError with the `setting` to change if a file is in the way or storage fails."""
-    try:
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(f"{folder}: not a folder, a file is in the way: set {setting}") from error

@@ -4,12 +4,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from workers.data.store.disk_space import make_folder, require_space
+from workers.data.store.disk_space import require_space
 from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.settings import Verify
-from workers.storage import Written, beating, locked, nothing, remove_leftovers, replacing_folder, write_hashed
+from workers.storage import (
+    Written,
+    beating,
+    locked,
+    make_folder,
+    nothing,
+    remove_leftovers,
+    replacing_folder,
+    write_hashed,
+)
 
 _BLOCK_BYTES = 8 << 20
 

@@ -17,7 +17,7 @@ import numpy as np
 from workers.data.decoding import Rules
 from workers.data.relabel import read_relabelling
 from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing
-from workers.data.store.disk_space import make_folder, require_space, store_bytes
+from workers.data.store.disk_space import require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.packing import PackingThreads, pack
@@ -36,7 +36,17 @@ from workers.data.store.store import (
 )
 from workers.errors import DataError, SourceLost, StorageError, some
 from workers.settings import SPLITS, DatasetSettings, OnBad, Source, StoreFormat, Verify, dataset_options
-from workers.storage import expanded, fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
+from workers.storage import (
+    expanded,
+    fsync,
+    is_locked,
+    locked,
+    make_folder,
+    remove_leftovers,
+    sealed,
+    storage_errors,
+    write_bytes,
+)
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
@@ -100,10 +110,11 @@ def prepare(
     store_root = expanded(store_root).absolute()
     key, corrections = store_key(settings, listing), read_relabelling(settings, listing)
     work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), verify, progress)
-    found = _find(work, repair=False)
-    if found is None:
-        with _folder_made(store_root), locked(store_root / f"{key}.lock"):
-            found = _find(work, repair=True) or _build(work)
+    with _folder_made(store_root):
+        found = _find(work, repair=False)
+        if found is None:
+            with locked(store_root / f"{key}.lock"):
+                found = _find(work, repair=True) or _build(work)
     store = open_store(found)
     return relabelled(store, corrections, verify) if corrections and corrections.changes else store.path
 
@@ -210,8 +221,7 @@ def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
 @contextmanager
 def _folder_made(folder: Path) -> Iterator[None]:
     """Makes a folder, and deletes it if the block fails and leaves it empty."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    make_folder(folder, "datasets.store")
+    missing = make_folder(folder, "datasets.store")
     try:
         yield
     except BaseException:

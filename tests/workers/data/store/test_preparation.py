@@ -128,11 +128,11 @@ def test_damaged_store_is_refused_by_name(plain_tree, tmp_path):
         open_store(tmp_path)
 
 
-def test_file_in_the_way_of_the_store_is_a_storage_error(plain_tree, tmp_path):
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/there/store", "long" * 100])
+def test_store_in_a_place_that_cannot_be_is_a_storage_error(place, plain_tree, tmp_path):
     (tmp_path / "file").touch()
-    for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StorageError, match="a file is in the way"):
-            prepare(folder(plain_tree), root)
+    with pytest.raises(StorageError, match=f"datasets.store=.*{place}: cannot be used"):
+        prepare(folder(plain_tree), tmp_path / place)
 
 
 def _prepare_and_report(settings: DatasetSettings, root: Path, start: Any, outcome: Any) -> None:
