@@ -114,7 +114,7 @@ def test_root_of_another_kind_of_files_exits_3_and_says_what_is_sought(source, v
         ("launch", "submission.template=sample.csv", "sample.csv"),
         ("launch", "num_members=3", "ensemble=sweep 'sweep.seed=[0,1,2]'"),
         ("launch", "root=/photos", "experiment=photos datasets.target.root=/photos"),
-        ("plan", "datasets.target.root=/nonexistent", "reads no root; for images of your own give experiment="),
+        ("plan", "datasets.superset.root=/nonexistent", "only source=csv or folder or"),
         ("launch", "cluster.address=nonsense://127.0.0.1:1", "nonsense"),
     ],
 )

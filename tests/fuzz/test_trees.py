@@ -53,7 +53,7 @@ def told_of(settings):
 
 
 @given(places=st.lists(PLACES, max_size=4), skip=st.booleans())
-@fuzzed(200)
+@fuzzed(60)
 def test_folder_every_image_of_a_tree_is_used_or_listed_or_all_is_refused(place, places, skip):
     paths = laid_out(place, places)
     on_bad = OnBad.skip if skip else OnBad.stop
@@ -66,7 +66,7 @@ def test_folder_every_image_of_a_tree_is_used_or_listed_or_all_is_refused(place,
     tables=st.dictionaries(st.sampled_from(TABLES), st.integers(1, 9)),
     data=st.data(),
 )
-@fuzzed(200)
+@fuzzed(60)
 def test_csv_every_image_of_a_tree_is_used_or_listed_or_all_is_refused(place, places, tables, data):
     paths = laid_out(place, places)
     for name, count in {**tables, "train.csv": 8}.items():
