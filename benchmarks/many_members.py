@@ -5,8 +5,9 @@ Members are stand-ins that write metrics and train nothing, so all of the time i
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 import psutil
 import torch
@@ -40,7 +41,8 @@ class _NoTracker:
 class _StandIns:
     """Stands for a cluster whose members log a point between two looks of the driver; keeps the time of each look."""
 
-    is_local, num_slots = True, _RUNNING
+    is_local, num_slots, grows = True, _RUNNING, False
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._specs: dict[str, StageSpec] = {}

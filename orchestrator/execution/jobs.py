@@ -1,12 +1,13 @@
 """Holds the inputs of a driver, and finds the predictions that are already on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.cluster import Completed, Predicted, Trained
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET, AdmitConfig, Metric
-from orchestrator.plan import Plan, Stage, StageRef, Widths, normalised_as
+from orchestrator.plan import Job, Plan, Stage, StageRef, Widths, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
 from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec, Teacher
@@ -147,3 +148,20 @@ def has_predicted(work: Work, committed: Committed, member: str) -> bool:
         if isinstance(check_predictions(member, work.paths.predictions(member), split, expected), Invalid):
             return False
     return True
+
+
+def results_of(
+    completed: Iterable[Completed], jobs: Mapping[str, Job], until: Callable[[StageRef], int]
+) -> tuple[dict[StageRef, str], dict[str, dict[str, str]]]:
+    """Returns the digests of what members' `jobs` have made: of final checkpoints by stage, of predictions by split.
+
+    A stage that goes `until` a rung has no final one yet.
+    """
+    stages, predictions = dict[StageRef, str](), dict[str, dict[str, str]]()
+    for one in completed:
+        match one.outcome:
+            case Trained(result) if not until(ref := jobs[one.member].ref):
+                stages[ref] = result.checkpoint_sha256
+            case Predicted(splits):
+                predictions[one.member] = {each.split: each.sha256 for each in splits}
+    return stages, predictions

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator.plan import Plan, PredictJob, TrainJob
+from orchestrator.plan import Plan, PredictJob, StageRef, TrainJob
 from orchestrator.run.ledger import Attempt, Entry, read_ledger
 from orchestrator.run.metrics import Follower
 from orchestrator.run.paths import RunPaths
@@ -15,18 +15,21 @@ def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float |
     The cost of a stage is shared equally by the members of `plan` that start from it.
     """
     ledger = read_ledger(paths.ledger)
-    chains = {member: (last := plan.last_stage(member), *plan.ancestors(last)) for member in plan.trained}
+    users: dict[StageRef, list[str]] = {}
+    for member in plan.trained:
+        for one in (last := plan.last_stage(member), *plan.ancestors(last)):
+            users.setdefault(one.ref, []).append(member)
     # Another tool's work is not known.
     costs: dict[str, float | None] = dict.fromkeys(plan.members)
     costs |= {member: _seconds(ledger.entry(PredictJob(plan.last_stages[member]))) for member in plan.trained}
     for stage in plan.stages:
-        users = [member for member, chain in chains.items() if stage in chain]
+        own = users.get(stage.ref, ())
         entry = ledger.entry(TrainJob(stage.ref))
         is_open = any(attempt.ended is None for attempt in entry.attempts)
         times = [point.time for point in Follower(paths.metrics(stage.ref)).read()] if is_open else []
-        for member in users:
+        for member in own:
             known = costs[member]
-            costs[member] = None if known is None or not entry.attempts else known + _seconds(entry, times) / len(users)
+            costs[member] = None if known is None or not entry.attempts else known + _seconds(entry, times) / len(own)
     return {member: None if cost is None else round(threads * cost, 3) for member, cost in costs.items()}
 
 

@@ -28,6 +28,8 @@ _CAPTION = (
     "side. The stronger the colour, the larger the share of the label's images."
 )
 _MOST_NUMBERED, _LONGEST, _NUM_SPOKEN = 15, 18, 5
+# More members are drawn as a picture: cells that say what they are would be too many for a page.
+_MOST_CELLS = 40
 
 
 class Cell(NamedTuple):
@@ -88,7 +90,9 @@ def pairs_chart(names: Sequence[str], below: NDArray[np.float64], above: NDArray
         axes = figure.subplots()
         dress(axes)
         axes.grid(visible=False)
-        for row, column in (1 + np.argwhere(apart)).tolist():
+        if num > _MOST_CELLS:
+            axes.imshow(_shades(kinds, colours), extent=(0.5, num + 0.5, num + 0.5, 0.5))
+        for row, column in (1 + np.argwhere(apart)).tolist() if num <= _MOST_CELLS else ():
             (matrix, largest), colour = kinds[row < column], colours[row < column]
             value = matrix[row - 1, column - 1]
             face = (colour, 0.45 * max(np.nan_to_num(value), 0) / largest)
@@ -98,6 +102,16 @@ def pairs_chart(names: Sequence[str], below: NDArray[np.float64], above: NDArray
         axes.set_yticks(range(1, num + 1, step), [f"{names[at]}  {at + 1}" for at in range(0, num, step)])
         axes.set(xlim=(0.5, num + 0.5), ylim=(num + 0.5, 0.5), aspect="equal", xticks=range(1, num + 1, step))
         return draw("disagreement", figure, caption)
+
+
+def _shades(kinds: Sequence[tuple[NDArray[np.float64], float]], colours: Sequence[str]) -> NDArray[np.float64]:
+    """Returns the colours of all cells, (members, members, 4), as those of single ones."""
+    from matplotlib.colors import to_rgb
+
+    (below, above), is_below = kinds, np.tri(len(kinds[0][0]), k=-1, dtype=bool)
+    shares = np.where(is_below, below[0] / below[1], above[0] / above[1]) * ~np.eye(len(is_below), dtype=bool)
+    opacity = 0.45 * np.maximum(np.nan_to_num(shares), 0)
+    return np.dstack([np.where(is_below[:, :, None], *map(to_rgb, colours)), opacity])
 
 
 def _add_cell(axes: "Axes", row: int, column: int, said: str, text: str, **look: Any) -> None:

@@ -8,10 +8,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -259,9 +259,17 @@ def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing
 
     `check` is called right before the rename, and may raise.
     """
+    return write_npy_parts(path, np.lib.format.header_data_from_array_1_0(array), [array], check)
+
+
+def write_npy_parts(
+    path: Path, header: dict[str, Any], parts: Iterable[np.ndarray], check: Callable[[], None] = nothing
+) -> Written:
+    """Commits an npy file with that `header` of `parts` as they come: no more than one of them is held."""
     with replacing(path, check) as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array).data)
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
     return written(path)
 
 
