@@ -249,7 +249,8 @@ def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, .
         raise ConfigError(
             f"submission.template: columns and classes differ in {some(wrong)}; give submission.class_ids"
         )
-    return template.header, tuple(names.index(column) for column in columns)
+    places = {name: place for place, name in enumerate(names)}
+    return template.header, tuple(places[column] for column in columns)
 
 
 def _csv_line(values: Iterable[str]) -> str:
