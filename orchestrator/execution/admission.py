@@ -22,7 +22,6 @@ class Admission:
     def __init__(self, work: Work, ledger: Ledger, book: Book) -> None:
         self._work, self._ledger, self._book = work, ledger, book
         self._recipes = recipes(work.plan, work.without) if work.admit.worth is not None else ()
-        self._num_predicted = -1
 
     @property
     def ended(self) -> frozenset[StageRef]:
@@ -34,10 +33,6 @@ class Admission:
 
         The ledger has it when this returns. Decisions by other settings or predictions are forgotten.
         """
-        # The driver asks at each look, and members that predict are all that decides.
-        if len(predicted) == self._num_predicted:
-            return frozenset()
-        self._num_predicted = len(predicted)
         decisions, admit, known = [], self._work.admit, self._ledger.contents.admission
         for recipe in self._recipes:
             for num in range(2, len(recipe)):

@@ -156,7 +156,6 @@ class Driver:
             self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
             require_held(self._work.paths.root)
-            # Files grow with the plan: a look writes each once.
             self._book.results(*results_of(completed, self._busy, self._halving.until))
             with self._ledger.together():
                 self._following.read([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])

@@ -153,15 +153,8 @@ def has_predicted(work: Work, committed: Committed, member: str) -> bool:
 def results_of(
     completed: Iterable[Completed], jobs: Mapping[str, Job], until: Callable[[StageRef], int]
 ) -> tuple[dict[StageRef, str], dict[str, dict[str, str]]]:
-    """Returns the digests of what members' `jobs` have made: of final checkpoints by stage, of predictions by split.
-
-    A stage that goes `until` a rung has no final one yet.
-    """
-    stages, predictions = dict[StageRef, str](), dict[str, dict[str, str]]()
-    for one in completed:
-        match one.outcome:
-            case Trained(result) if not until(ref := jobs[one.member].ref):
-                stages[ref] = result.checkpoint_sha256
-            case Predicted(splits):
-                predictions[one.member] = {each.split: each.sha256 for each in splits}
-    return stages, predictions
+    """Returns digests of checkpoints by stage, but for those `until` a rung, and of predictions by member and split."""
+    ended = [(jobs[one.member].ref, one.outcome) for one in completed]
+    stages = {ref: of.result.checkpoint_sha256 for ref, of in ended if isinstance(of, Trained) and not until(ref)}
+    splits = {ref.member: of.splits for ref, of in ended if isinstance(of, Predicted)}
+    return stages, {member: {one.split: one.sha256 for one in own} for member, own in splits.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -190,15 +190,8 @@ class Plan:
         """Returns the stage whose weights predict as `member`."""
         return self.stage(self.last_stages[member])
 
-    @cached_property
-    def _by_member(self) -> dict[str, list[Stage]]:
-        found: dict[str, list[Stage]] = {}
-        for stage in self.stages:
-            found.setdefault(stage.ref.member, []).append(stage)
-        return found
-
-    def stages_of(self, member: str) -> Sequence[Stage]:
-        return self._by_member.get(member, ())
+    def stages_of(self, member: str) -> tuple[Stage, ...]:
+        return tuple(stage for stage in self.stages if stage.ref.member == member)
 
     def ancestors(self, stage: Stage) -> tuple[Stage, ...]:
         """Returns the chain of stages before `stage`, which it starts from or refits, nearest first."""

@@ -158,14 +158,14 @@ class Contents:
 
 
 class Ledger:
-    """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns, or at the
-    end of `together`."""
+    """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
+
+    # Whether changes wait for the end of `together`; None outside it.
+    _unsaved: bool | None = None
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time, budget_ends: float | None = None) -> None:
         """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
         self._path, self._clock = path, clock
-        # Whether there is something to write, while it waits.
-        self._unsaved: bool | None = None
         before = read_ledger(path)
         self.contents = replace(
             before,
@@ -178,7 +178,7 @@ class Ledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Makes one write, at its end, of all changes in the block: each write is of all jobs of the plan."""
+        """Makes one write of all changes in the block, at its end: each write is of all jobs of the plan."""
         self._unsaved = False
         try:
             yield

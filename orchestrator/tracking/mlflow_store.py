@@ -111,7 +111,7 @@ class Store:
         self._entries: dict[RunKey, _Entry] = {}
         self._client: MlflowClient  # set by `open`
         # Runs of which a creation went unanswered.
-        self._in_doubt: set[RunKey] = set()
+        self._in_doubt = frozenset[RunKey]()
         self._view = ""
 
     @property
@@ -150,9 +150,8 @@ class Store:
     def ensure(self, key: RunKey, about: About, started_ms: int) -> None:
         """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must exist."""
         client = self._client
-        was_in_doubt = key in self._in_doubt
-        if key not in self._entries and was_in_doubt:
-            self._find_all()  # of all runs, so only then: it grows with their number
+        if key not in self._entries and key in self._in_doubt:
+            self._find_all()  # it reads all runs, so only then
         if key not in self._entries:
             own = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "septet"}
             own |= {"septet.run": self._run, "septet.role": key.role}
@@ -160,10 +159,9 @@ class Store:
             own |= {"septet.stage": key.stage} if key.stage else {}
             if key.role != "ensemble":
                 own["mlflow.parentRunId"] = self._entries[key.parent].id
-            self._in_doubt.add(key)
+            in_doubt, self._in_doubt = self._in_doubt, self._in_doubt | {key}
             run = client.create_run(self._experiment_id, start_time=started_ms, tags=own, run_name=about.name)
-            if not was_in_doubt:
-                self._in_doubt.remove(key)
+            self._in_doubt = in_doubt
             self._entries[key] = _Entry(run.info.run_id, "RUNNING", started_ms, frozenset(), {})
         self._add_params(self._entries[key], about.params)
         self.tag(key, about.tags)

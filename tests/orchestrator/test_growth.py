@@ -29,10 +29,9 @@ def members(num):
     [
         lambda root, plan: core_seconds(RunPaths(root), plan, 1),
         lambda root, plan: plan_from_json(plan_to_json(plan)),
-        lambda root, plan: [plan.stages_of(member) for member in plan.members],
         lambda root, plan: Run(root, plan).driver().take_stock(),
     ],
-    ids=["costs", "plan", "stages", "start"],
+    ids=["costs", "plan", "start"],
 )
 def test_work_on_a_plan_grows_as_its_members(tmp_path, work):
     few, many = (num_calls(lambda num=num: work(tmp_path / str(num), members(num))) for num in (FEW, MANY))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workers import numerics
 from workers.data.export import spread
 from workers.data.loading import pixel_statistics
-from workers.data.store import Store, only_fold, open_on_node, open_store, stored_split, write_npy_parts
+from workers.data.store import Store, only_fold, open_on_node, open_store, stored_split, write_npy
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import TrainedMember, mean_over_crops
 from workers.models import build, fill, outline, place, saved_parts_of
@@ -80,8 +80,8 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     for split in spec.splits:
         stored = stored_split(split)
         shape, path = (own.counts[stored], store.num_classes), spec.predictions_dir / layout.probabilities(split)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        sha256 = write_npy_parts(path, header, _blocks(member, own, stored, spec, partial(alive, split)), check).sha256
+        blocks = _blocks(member, own, stored, spec, partial(alive, split))
+        sha256 = write_npy(path, np.broadcast_to(np.float32(0), shape), check, blocks).sha256
         described = SplitPredictions(
             split=split,
             num_rows=shape[0],

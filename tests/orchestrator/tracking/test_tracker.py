@@ -127,10 +127,9 @@ def test_runs_are_searched_for_once_a_launch_however_many_are_made(place, monkey
 
 
 def test_run_whose_creation_went_unanswered_is_searched_for_and_made_once(place, monkeypatch):
-    tracker = place.open("a")
-    flushed(tracker)
-    client, lost = tracker._store._client, []
-    create = type(client).create_run
+    from mlflow import MlflowClient
+
+    tracker, create, lost = place.open("a"), MlflowClient.create_run, []
 
     def unanswered(self, *given, **named):
         made = create(self, *given, **named)
@@ -139,7 +138,7 @@ def test_run_whose_creation_went_unanswered_is_searched_for_and_made_once(place,
             raise ConnectionError("the answer was lost")
         return made
 
-    monkeypatch.setattr(type(client), "create_run", unanswered)
+    monkeypatch.setattr(MlflowClient, "create_run", unanswered)
     tracker.stage_started(OTHER)
     tracker.close(Ending.FINISHED)
     assert tracker.ids["members"]["base"] == lost[0]

@@ -39,17 +39,17 @@ def test_predictions_are_written_as_they_come(tmp_path, monkeypatch):
     store = make_store(tmp_path / "store")
     spec = make_spec(store, tmp_path / "m" / "train")
     write_finished(spec.stage_dir, spec.stage_hash, run_stage(spec, never))
-    parts, real = [], prediction.write_npy_parts
+    parts, real = [], prediction.write_npy
 
-    def spied(path, header, given, check):
+    def spied(path, like, check, given):
         def each():
             for part in given:
                 parts.append(part.shape)
                 yield part
 
-        return real(path, header, each(), check)
+        return real(path, like, check, each())
 
-    monkeypatch.setattr(prediction, "write_npy_parts", spied)
+    monkeypatch.setattr(prediction, "write_npy", spied)
     asked = PredictSpec("m", spec.stage_dir, store, tmp_path / "predictions", ("val",), spec.recipe, spec.numerics)
     (described,) = prediction.predict(asked, never)
     assert sum(rows for rows, _ in parts) == described.num_rows > prediction._IMAGES_AT_ONCE

@@ -228,8 +228,7 @@ class TrainingBatches:
             draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation, labels=labels
         )
         # Of two epochs only where batches of the next are drawn ahead: ten million images are 330 MB an epoch.
-        keeping = lru_cache(maxsize=2 if depth else 1)
-        self._draws_of, self._drawing = keeping(lambda epoch: draws(epoch=epoch)), threading.Lock()
+        self._draws_of, self._drawing = lru_cache(1 + bool(depth))(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
         self._own = own
         self._read_ahead = ReadAhead(

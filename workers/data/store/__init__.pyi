@@ -19,7 +19,6 @@ from .shards import (
     pack_shard as pack_shard,
     rows_per_shard as rows_per_shard,
     write_npy as write_npy,
-    write_npy_parts as write_npy_parts,
 )
 from .store import (
     MANIFEST as MANIFEST,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -254,21 +254,17 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], expected: tuple[int, 
     return written(path) if shape != expected else Written(path.stat().st_size, digest.hexdigest())
 
 
-def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing) -> Written:
+def write_npy(
+    path: Path, array: np.ndarray, check: Callable[[], None] = nothing, parts: Iterable[np.ndarray] = ()
+) -> Written:
     """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno.
 
-    `check` is called right before the rename, and may raise.
+    With `parts`, which are written as they come, it only tells shape and type. `check` is called right before the
+    rename, and may raise.
     """
-    return write_npy_parts(path, np.lib.format.header_data_from_array_1_0(array), [array], check)
-
-
-def write_npy_parts(
-    path: Path, header: dict[str, Any], parts: Iterable[np.ndarray], check: Callable[[], None] = nothing
-) -> Written:
-    """Commits an npy file with that `header` of `parts` as they come: no more than one of them is held."""
     with replacing(path, check) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for part in parts or (array,):
             file.write(np.ascontiguousarray(part).data)
     return written(path)
 
