@@ -36,9 +36,8 @@ class Book:
         A checkpoint's is there before its DONE.json is written: a kill in between only redoes the stage.
         """
         before = self.committed
-        done = {str(ref): sha256 for ref, sha256 in stages.items()}
-        every = {**before.predictions, **{member: dict(own) for member, own in predictions.items()}}
-        self._put(replace(before, stages={**before.stages, **done}, predictions=every))
+        done = {**before.stages, **{str(ref): sha256 for ref, sha256 in stages.items()}}
+        self._put(replace(before, stages=done, predictions={**before.predictions, **predictions}))
 
     def data(self, folder: Path) -> None:
         """Records the files of RUN_DIR/data just after their export."""

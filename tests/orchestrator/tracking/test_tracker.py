@@ -119,7 +119,7 @@ def test_runs_nest_as_ensemble_member_and_stage(place):
 def test_runs_are_searched_for_once_a_launch_however_many_are_made(place, monkeypatch):
     searches, search = [], Store._find_all
     monkeypatch.setattr(Store, "_find_all", lambda self: (searches.append(1), search(self)))
-    tracker = place.open("a")
+    tracker = place.open("searched")
     for ref in PLAN.by_ref:
         tracker.stage_started(ref)
     tracker.close(Ending.FINISHED)
@@ -129,7 +129,7 @@ def test_runs_are_searched_for_once_a_launch_however_many_are_made(place, monkey
 def test_run_whose_creation_went_unanswered_is_searched_for_and_made_once(place, monkeypatch):
     from mlflow import MlflowClient
 
-    tracker, create, lost = place.open("a"), MlflowClient.create_run, []
+    tracker, create, lost = place.open("unanswered"), MlflowClient.create_run, []
 
     def unanswered(self, *given, **named):
         made = create(self, *given, **named)
