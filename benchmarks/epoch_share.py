@@ -25,7 +25,7 @@ from workers.training import evaluation, loop, run_stage, saver, stage as of_sta
 
 
 def shares(root: Path, num_epochs: int, threads: int, overrides: Sequence[str]) -> dict[str, Spread]:
-    """Returns the seconds of an epoch, and of evaluation and checkpoints in it, in the loop and in the writing thread."""
+    """Returns the seconds of an epoch, and of evaluation and checkpoints in it, in the loop and beside it."""
     words = [f"datasets.target.root={root}", f"datasets.target.classes={root / 'target-10.txt'}", "~datasets.superset"]
     config = compose(["experiment=tiny_imagenet", "ensemble=five", *words, f"schedule.epochs={num_epochs}", *overrides])
     first = make_plan(config, survey_all(config)).stages[0]
