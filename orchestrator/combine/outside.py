@@ -34,6 +34,7 @@ def check_outside(paths: RunPaths, plan: Plan, data: RunData, book: Book, note: 
 
 def store_outside(paths: RunPaths, plan: Plan, data: RunData, book: Book) -> None:
     """Stores and commits what `check_outside` has read."""
+    stored = {member: dict(book.committed.predictions.get(member, {})) for member in plan.outside}
     for member, split, file in _not_stored(paths, plan, data, book):
         block = _read(member, file, data.splits[split], data.classes)
         folder = paths.predictions(member)
@@ -48,8 +49,8 @@ def store_outside(paths: RunPaths, plan: Plan, data: RunData, book: Book) -> Non
             checkpoint_sha256=file.sha256,
         )
         write_json(folder / layout.described(split), asdict(described))
-        before = book.committed.predictions.get(member, {})
-        book.predictions(member, {**before, split: described.sha256})
+        stored[member][split] = described.sha256
+    book.results({}, {member: own for member, own in stored.items() if own})
 
 
 def _not_stored(paths: RunPaths, plan: Plan, data: RunData, book: Book) -> Iterator[tuple[str, str, OutsideFile]]:

@@ -14,7 +14,7 @@ from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, Ra
 from orchestrator.execution.admission import Admission
 from orchestrator.execution.following import AT_CHANCE_TAG, Following
 from orchestrator.execution.halving import Halving
-from orchestrator.execution.jobs import Work, has_predicted
+from orchestrator.execution.jobs import Work, has_predicted, results_of
 from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.starting import Starting
@@ -156,11 +156,13 @@ class Driver:
             self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
             require_held(self._work.paths.root)
-            self._following.read([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
-            self._nodes.note(self._cluster, self._busy.values())
-            for one in completed:
-                self._settle(one)
-            self._end_hung()
+            self._book.results(*results_of(completed, self._busy, self._halving.until))
+            with self._ledger.together():
+                self._following.read([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
+                self._nodes.note(self._cluster, self._busy.values())
+                for one in completed:
+                    self._settle(one)
+                self._end_hung()
             show()
         for member in sorted(self._actors):
             self._discard(member)
@@ -190,17 +192,14 @@ class Driver:
                 self._halt(job)
 
     def _halt(self, job: Job) -> None:
-        if self._has_unsaved(job) or not self._cluster.is_local:
-            self._cluster.stop(job.member)
-        else:
+        step, saved = self._work.paths.step(job.ref), self._work.paths.checkpoints(job.ref)
+        # Another node's files may be seen late.
+        if self._cluster.is_local and (isinstance(job, PredictJob) or read_step(step) <= newest_step(saved)):
             # Not waited for: it may take long to start.
             self._discard(job.member)
             self._settle(Completed(job.member, Halted("before it had anything to save")))
-
-    def _has_unsaved(self, job: Job) -> bool:
-        """Returns whether a stage has trained beyond its newest checkpoint; another node's files may be seen late."""
-        paths = self._work.paths
-        return isinstance(job, TrainJob) and read_step(paths.step(job.ref)) > newest_step(paths.checkpoints(job.ref))
+        else:
+            self._cluster.stop(job.member)
 
     def _move_off_leaving_machines(self) -> None:
         """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
@@ -231,8 +230,11 @@ class Driver:
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
-        for job, width in chosen.jobs.items():
-            self._start(job, width)
+        with self._ledger.together():
+            for job, width in chosen.jobs.items():
+                self._begin(job, width)
+        for job in chosen.jobs:
+            self._start(job)
         # An autoscaler is asked for machines for all that could start.
         self._cluster.end_idle(chosen.num_waiting)
 
@@ -259,29 +261,30 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
-    def _start(self, job: Job, width: int) -> None:
-        member, paths = job.member, self._work.paths
-        if member not in self._actors:
-            self._cluster.acquire(member, width)
-            self._actors[member] = width
-        self._busy[member] = job
-        resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
+    def _begin(self, job: Job, width: int) -> None:
+        if job.member not in self._actors:
+            self._cluster.acquire(job.member, width)
+            self._actors[job.member] = width
+        resumed_from = newest_step(self._work.paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
-        now = self._clock()
-        attempt = self._ledger.begin(job, started=now, resumed_from=resumed_from, state=state, width=width)
+        self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, state=state, width=width)
+
+    def _start(self, job: Job) -> None:
+        member, paths, begun = job.member, self._work.paths, self._ledger.last(job)
+        self._busy[member] = job
         # The random part is needed if the ledger was deleted: it counts from 0 again.
-        fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
+        fence = f"{job}, attempt {begun.attempt}, launch {begun.launch}, {secrets.token_hex(4)}"
         raise_fence(paths.member(member), fence)
         if isinstance(job, TrainJob):
             # After the fence: this replaces a file that a worker of an earlier attempt may have open.
-            write_text(paths.step(job.ref), str(resumed_from))
+            write_text(paths.step(job.ref), str(begun.resumed_from))
         self._deadlines.begin(member, mark_of(paths.step(job.ref)))
         match job:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
-                spec = self._work.stage_spec(self._work.plan.stage(ref), attempt, fence)
+                spec = self._work.stage_spec(self._work.plan.stage(ref), begun.attempt, fence)
                 until = self._halving.until(ref) or spec.until
-                self._cluster.run_stage(replace(spec, until=until, width=width))
+                self._cluster.run_stage(replace(spec, until=until, width=begun.width))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
@@ -297,8 +300,7 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.paused, State.paused, resumed_from=resumed_from, rung=reached)
             case Trained(result):
                 self._commit(job.ref, result)
-            case Predicted(splits):
-                self._book.predictions(job.member, {one.split: one.sha256 for one in splits})
+            case Predicted():
                 self._predicted.add(job.member)
                 self._ledger.end(job, AttemptEnd.done, State.done)
             case Halted() if job.ref in self._ended:
@@ -337,7 +339,6 @@ class Driver:
 
     def _commit(self, ref: StageRef, result: StageResult) -> None:
         job = TrainJob(ref)
-        self._book.stage(ref, result.checkpoint_sha256)
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
         self._following.note_passed(ref, result.num_updates + 1)
@@ -391,7 +392,7 @@ class Driver:
 
     def _track_end(self, job: Job, ending: Ending) -> None:
         if isinstance(job, TrainJob):
-            self._tracker.stage_finished(job.ref, ending, {})
+            self._tracker.stage_finished(job.ref, ending)
 
     def _discard(self, member: str) -> None:
         self._actors.pop(member, None)

@@ -1,12 +1,13 @@
 """Holds the inputs of a driver, and finds the predictions that are already on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.cluster import Completed, Predicted, Trained
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET, AdmitConfig, Metric
-from orchestrator.plan import Plan, Stage, StageRef, Widths, normalised_as
+from orchestrator.plan import Job, Plan, Stage, StageRef, Widths, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
 from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec, Teacher
@@ -147,3 +148,13 @@ def has_predicted(work: Work, committed: Committed, member: str) -> bool:
         if isinstance(check_predictions(member, work.paths.predictions(member), split, expected), Invalid):
             return False
     return True
+
+
+def results_of(
+    completed: Iterable[Completed], jobs: Mapping[str, Job], until: Callable[[StageRef], int]
+) -> tuple[dict[StageRef, str], dict[str, dict[str, str]]]:
+    """Returns digests of checkpoints by stage, but for those `until` a rung, and of predictions by member and split."""
+    ended = [(jobs[one.member].ref, one.outcome) for one in completed]
+    stages = {ref: of.result.checkpoint_sha256 for ref, of in ended if isinstance(of, Trained) and not until(ref)}
+    splits = {ref.member: of.splits for ref, of in ended if isinstance(of, Predicted)}
+    return stages, {member: {one.split: one.sha256 for one in own} for member, own in splits.items()}

@@ -24,7 +24,8 @@ from workers.threads import map_in_order
 
 MOST_EXACT = 10
 # Each drawn order is taken from each of its members on, round to its start, so that all are as often first, second …
-NUM_ROUNDS = 10
+# Of more members only from some of them, evenly spaced, so that steps are no more than so many a round.
+NUM_ROUNDS, _MOST_STEPS = 10, 2**12
 # Of elements, which are what members are summed of: 256 MB of float64, and sums of about ten seconds.
 _MOST_HELD, _MOST_SUMMED = 2**25, 2**32
 # What a metric that is no mean over images does with an element, in sums.
@@ -122,13 +123,13 @@ def _worth(members: Mapping[str, Rows], labels: Labels, metric: Metric, is_exact
     else:
         intervals = tuple(Interval(float(one), -inf, inf) for one in (*gains[:, 0], *without[:, 0]))
     worths = {name: MemberWorth(intervals[place], intervals[num + place]) for place, name in enumerate(names)}
-    ordered, num_orders = tuple(names[place] for place in order), None if is_exact else NUM_ROUNDS * num
+    ordered, num_orders = tuple(names[place] for place in order), steps.num_orders or None
     curve = np.bincount(steps.has[steps.before].sum(axis=1), steps.share * losses[steps.after]).tolist()
     error = 0.0
     if not is_exact:
-        # An order's steps follow one another, and num orders are a round.
+        # An order's steps follow one another, and so do a round's orders.
         own = (losses[steps.before] - losses[steps.after])[np.argsort(steps.member, kind="stable")]
-        rounds = own.reshape(num, NUM_ROUNDS, num).mean(axis=2)
+        rounds = own.reshape(num, NUM_ROUNDS, -1).mean(axis=2)
         error = float(rounds.std(axis=1, ddof=1).max() / NUM_ROUNDS**0.5)
     empty, whole = map(float, losses[[0, -1]])
     return Worth(metric, num_images, num_orders, error, empty, whole, worths, ordered, best, tuple(curve))
@@ -144,7 +145,8 @@ def _all_steps(num: int) -> _Steps:
 def _drawn_steps(num: int) -> _Steps:
     generator = np.random.Generator(np.random.PCG64(0))
     drawn = generator.permuted([range(num)] * NUM_ROUNDS, axis=1)
-    orders = np.array([np.roll(one, by) for one in drawn for by in range(num)])
+    turns = min(num, max(1, _MOST_STEPS // num))
+    orders = np.array([np.roll(one, turn * num // turns) for one in drawn for turn in range(turns)])
     # Of each order the first 0, 1, … members.
     first = np.argsort(orders, axis=1)[:, None, :] < np.arange(num + 1)[:, None]
     has, places = np.unique(np.concatenate(first), axis=0, return_inverse=True)

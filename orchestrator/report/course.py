@@ -134,7 +134,7 @@ def schedule(evidence: Evidence) -> Section | None:
 
 def _stretches(evidence: Evidence, ledger: Contents, launch: int, *, by_member: bool) -> Iterator[Stretch]:
     """Yields a launch's attempts, also of members that the plan does without, and the checkpoints that are kept."""
-    paths, lasts = evidence.paths, evidence.plan.last_stages.values()
+    paths, lasts = evidence.paths, frozenset(evidence.plan.last_stages.values())
     for key, entry in (*ledger.stages.items(), *ledger.predictions.items()):
         ref = StageRef.parse(key)
         points = Follower(paths.metrics(ref)).read() if ref.stage else ()

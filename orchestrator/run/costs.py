@@ -1,8 +1,9 @@
 """Sums what each member has cost: the time of all attempts, lost ones too, on the cores of its workers."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from orchestrator.plan import Plan, PredictJob, TrainJob
+from orchestrator.plan import Plan, PredictJob, StageRef, TrainJob
 from orchestrator.run.ledger import Attempt, Entry, read_ledger
 from orchestrator.run.metrics import Follower
 from orchestrator.run.paths import RunPaths
@@ -16,17 +17,18 @@ def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float |
     """
     ledger = read_ledger(paths.ledger)
     chains = {member: (last := plan.last_stage(member), *plan.ancestors(last)) for member in plan.trained}
+    num_users = Counter(stage.ref for chain in chains.values() for stage in chain)
+    shares: dict[StageRef, float | None] = {}
+    for ref in num_users:
+        entry = ledger.entry(TrainJob(ref))
+        is_open = any(attempt.ended is None for attempt in entry.attempts)
+        times = [point.time for point in Follower(paths.metrics(ref)).read()] if is_open else []
+        shares[ref] = _seconds(entry, times) / num_users[ref] if entry.attempts else None
     # Another tool's work is not known.
     costs: dict[str, float | None] = dict.fromkeys(plan.members)
-    costs |= {member: _seconds(ledger.entry(PredictJob(plan.last_stages[member]))) for member in plan.trained}
-    for stage in plan.stages:
-        users = [member for member, chain in chains.items() if stage in chain]
-        entry = ledger.entry(TrainJob(stage.ref))
-        is_open = any(attempt.ended is None for attempt in entry.attempts)
-        times = [point.time for point in Follower(paths.metrics(stage.ref)).read()] if is_open else []
-        for member in users:
-            known = costs[member]
-            costs[member] = None if known is None or not entry.attempts else known + _seconds(entry, times) / len(users)
+    for member, chain in chains.items():
+        own = [_seconds(ledger.entry(PredictJob(chain[0].ref))), *(shares[stage.ref] for stage in reversed(chain))]
+        costs[member] = None if None in own else sum(filter(None, own))
     return {member: None if cost is None else round(threads * cost, 3) for member, cost in costs.items()}
 
 

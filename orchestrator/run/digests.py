@@ -30,15 +30,14 @@ class Book:
     def committed(self) -> Committed:
         return self._read()
 
-    def stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
-        """Records a stage's final checkpoint, before DONE.json is written: a kill in between only redoes the stage."""
-        before = self.committed
-        self._put(replace(before, stages={**before.stages, str(ref): checkpoint_sha256}))
+    def results(self, stages: Mapping[StageRef, str], predictions: Mapping[str, Mapping[str, str]]) -> None:
+        """Records final checkpoints, and predictions by member and split, in one write: run.json grows with the plan.
 
-    def predictions(self, member: str, sha256: Mapping[str, str]) -> None:
-        """Records a member's predictions, by split."""
+        A checkpoint's is there before its DONE.json is written: a kill in between only redoes the stage.
+        """
         before = self.committed
-        self._put(replace(before, predictions={**before.predictions, member: dict(sha256)}))
+        done = {**before.stages, **{str(ref): sha256 for ref, sha256 in stages.items()}}
+        self._put(replace(before, stages=done, predictions={**before.predictions, **predictions}))
 
     def data(self, folder: Path) -> None:
         """Records the files of RUN_DIR/data just after their export."""

@@ -160,6 +160,9 @@ class Contents:
 class Ledger:
     """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
 
+    # Whether changes wait for the end of `together`; None outside it.
+    _unsaved: bool | None = None
+
     def __init__(self, path: Path, clock: Callable[[], float] = time.time, budget_ends: float | None = None) -> None:
         """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
         self._path, self._clock = path, clock
@@ -172,6 +175,17 @@ class Ledger:
             left_out={},
             budget_ends=budget_ends,
         )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Makes one write of all changes in the block, at its end: each write is of all jobs of the plan."""
+        self._unsaved = False
+        try:
+            yield
+        finally:
+            unsaved, self._unsaved = self._unsaved, None
+            if unsaved:
+                self._save()
 
     def entry(self, job: Job) -> Entry:
         return self.contents.entry(job)
@@ -301,7 +315,10 @@ class Ledger:
         self._save()
 
     def _save(self) -> None:
-        write_json_lines(self._path, self.contents)
+        if self._unsaved is None:
+            write_json_lines(self._path, self.contents)
+        else:
+            self._unsaved = True
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Reads the status of a run again and again, and of its files only those that have changed."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from orchestrator.plan import Plan, PredictJob, Stage, StageRef, TrainJob, plan_from_json
 from orchestrator.run.holder import is_locked
@@ -21,28 +21,15 @@ from orchestrator.run.status import (
     state_of,
 )
 
-T = TypeVar("T")
 
-
-class _Latest(Generic[T]):
-    """Reads a file when it is another than before; each change of it has to replace it."""
-
-    def __init__(self, path: Path, read: Callable[[], T]) -> None:
-        self._path, self._read = path, read
-        self._mark: tuple[int, ...] = ()
-        self._value: T
-
-    def value(self) -> T:
-        try:
-            found = self._path.stat()
-            mark: tuple[int, ...] = (found.st_ino, found.st_size, found.st_mtime_ns)
-        except OSError:
-            # Reading tells what is wrong.
-            mark = ()
-        if not mark or mark != self._mark:
-            self._value = self._read()
-            self._mark = mark
-        return self._value
+def _mark(path: Path) -> tuple[int, ...]:
+    """Returns another value when the file is another; each change of it has to replace it."""
+    try:
+        found = path.stat()
+    except OSError:
+        # Reading tells what is wrong.
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class StatusReader:
@@ -54,8 +41,8 @@ class StatusReader:
 
     def __init__(self, paths: RunPaths) -> None:
         self._paths = paths
-        self._record = _Latest(paths.run_json, lambda: read_record(paths))
-        self._ledger = _Latest(paths.ledger, lambda: read_ledger(paths.ledger))
+        self._record = lru_cache(1)(lambda _: read_record(paths))
+        self._ledger = lru_cache(1)(lambda _: read_ledger(paths.ledger))
         self._document: Any = None
         self._plan: Plan
         self._known: dict[StageRef, tuple[tuple[Entry, Entry, bool], StageStatus]] = {}
@@ -66,10 +53,10 @@ class StatusReader:
         Raises:
             DataError: there is no run directory.
         """
-        document = self._record.value().plan
+        document = self._record(_mark(self._paths.run_json)).plan
         if document is not self._document and document != self._document:
             self._document, self._plan, self._known = document, plan_from_json(document), {}
-        ledger, locked = self._ledger.value(), is_locked(self._paths)
+        ledger, locked = self._ledger(_mark(self._paths.ledger)), is_locked(self._paths)
         found = []
         for stage in self._plan.stages:
             history = (ledger.entry(TrainJob(stage.ref)), ledger.entry(PredictJob(stage.ref)), locked)

@@ -249,7 +249,7 @@ def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, .
         raise ConfigError(
             f"submission.template: columns and classes differ in {some(wrong)}; give submission.class_ids"
         )
-    return template.header, tuple(names.index(column) for column in columns)
+    return template.header, tuple(map(dict(zip(names, every, strict=True)).__getitem__, columns))
 
 
 def _csv_line(values: Iterable[str]) -> str:

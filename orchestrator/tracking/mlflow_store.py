@@ -110,7 +110,8 @@ class Store:
         self._experiment_id = ""
         self._entries: dict[RunKey, _Entry] = {}
         self._client: MlflowClient  # set by `open`
-        self._in_doubt = False
+        # Runs of which a creation went unanswered.
+        self._in_doubt = frozenset[RunKey]()
         self._view = ""
 
     @property
@@ -149,8 +150,8 @@ class Store:
     def ensure(self, key: RunKey, about: About, started_ms: int) -> None:
         """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must exist."""
         client = self._client
-        if key not in self._entries:
-            self._find_all()  # the answer to an earlier creation may have been lost
+        if key not in self._entries and key in self._in_doubt:
+            self._find_all()  # it reads all runs, so only then
         if key not in self._entries:
             own = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "septet"}
             own |= {"septet.run": self._run, "septet.role": key.role}
@@ -158,7 +159,7 @@ class Store:
             own |= {"septet.stage": key.stage} if key.stage else {}
             if key.role != "ensemble":
                 own["mlflow.parentRunId"] = self._entries[key.parent].id
-            in_doubt, self._in_doubt = self._in_doubt, True
+            in_doubt, self._in_doubt = self._in_doubt, self._in_doubt | {key}
             run = client.create_run(self._experiment_id, start_time=started_ms, tags=own, run_name=about.name)
             self._in_doubt = in_doubt
             self._entries[key] = _Entry(run.info.run_id, "RUNNING", started_ms, frozenset(), {})

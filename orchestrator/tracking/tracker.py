@@ -67,8 +67,7 @@ class Tracker:
     ) -> None:
         self._uri = uri
         self._run = run
-        self._stages = {stage.ref: stage for stage in plan.stages}
-        self._last_stages = {member: plan.last_stage(member) for member in plan.trained}
+        self._plan = plan
         self._begins = _begins(plan)
         self._params = {name: str(value) for name, value in params.items()}
         self._tags = {**tags, "septet.plan": run.plan_hash}
@@ -128,7 +127,7 @@ class Tracker:
         now_ms = _now_ms()
         self._make_known(ref, now_ms)
         own = dict(tags or {})
-        siblings = [_key(other) for other in self._stages if other.member == ref.member]
+        siblings = [_key(stage.ref) for stage in self._plan.stages_of(ref.member)]
 
         def finish() -> None:
             self._store.tag(_key(ref), own)
@@ -217,9 +216,9 @@ class Tracker:
         if ref in self._known:
             return
         self._known.add(ref)
-        stage = self._stages[ref]
+        stage = self._plan.stage(ref)
         tags = {"septet.plan": self._run.plan_hash}
-        about_member = About(ref.member, stage_params(self._last_stages[ref.member]), tags)
+        about_member = About(ref.member, stage_params(self._plan.last_stage(ref.member)), tags)
         about_stage = About(f"{ref.member}/{ref.stage}", stage_params(stage), tags | {"septet.stage_hash": stage.hash})
         inputs = [self._datasets[stage.recipe.dataset]] if stage.recipe.dataset in self._datasets else []
 

@@ -10,8 +10,7 @@ from workers.storage.finished import read_finished
 def record_committed(paths: RunPaths, plan: Plan) -> None:
     book = open_book(paths)
     book.data(paths.data)
-    for stage in plan.stages:
-        if paths.done(stage.ref).exists():
-            book.stage(stage.ref, read_finished(paths.stage(stage.ref)).checkpoint_sha256)
-    for member in plan.members:
-        book.predictions(member, {path.stem: sha256_of(path) for path in paths.predictions(member).glob("*.npy")})
+    done = [stage.ref for stage in plan.stages if paths.done(stage.ref).exists()]
+    stages = {ref: read_finished(paths.stage(ref)).checkpoint_sha256 for ref in done}
+    files = {member: paths.predictions(member).glob("*.npy") for member in plan.members}
+    book.results(stages, {member: {path.stem: sha256_of(path) for path in own} for member, own in files.items()})

@@ -1,7 +1,7 @@
 """Prediction by a finished stage: loads its checkpoint and commits the probabilities of each split."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -79,20 +79,13 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
 
     for split in spec.splits:
         stored = stored_split(split)
-        images = own.images(stored, whole=True)
-        probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
-        for start in range(0, len(images), _IMAGES_AT_ONCE):
-            alive(split)
-            block_images = [images[index] for index in range(start, min(start + _IMAGES_AT_ONCE, len(images)))]
-            compute = partial(mean_over_crops, member, block_images, spec.crops)
-            block = _finite(compute, spec.member, own, stored, start)
-            probabilities[start : start + len(block)] = block
-        path = spec.predictions_dir / layout.probabilities(split)
-        sha256 = write_npy(path, probabilities, check).sha256
+        shape, path = (own.counts[stored], store.num_classes), spec.predictions_dir / layout.probabilities(split)
+        blocks = _blocks(member, own, stored, spec, partial(alive, split))
+        sha256 = write_npy(path, np.broadcast_to(np.float32(0), shape), check, blocks).sha256
         described = SplitPredictions(
             split=split,
-            num_rows=len(images),
-            num_classes=store.num_classes,
+            num_rows=shape[0],
+            num_classes=shape[1],
             rows_sha256=own.rows_sha256(stored),
             data_digest=store.digest,
             sha256=sha256,
@@ -105,6 +98,17 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     if spec.neighbours and (near := _neighbours(member, store, spec, partial(alive, "neighbours"))):
         write_json(spec.predictions_dir / layout.NEIGHBOURS, near)
     return tuple(results)
+
+
+def _blocks(
+    member: TrainedMember, store: Store, split: str, spec: PredictSpec, alive: Callable[[], None]
+) -> Iterator[np.ndarray]:
+    """Yields the probabilities of a split of `store`, some images at a time: [images, classes] float32."""
+    images = store.images(split, whole=True)
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        alive()
+        block = [images[index] for index in range(start, min(start + _IMAGES_AT_ONCE, len(images)))]
+        yield _finite(partial(mean_over_crops, member, block, spec.crops), spec.member, store, split, start)
 
 
 def _neighbours(member: TrainedMember, store: Store, spec: PredictSpec, alive: Callable[[], None]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 class Evaluation:
     """Errors in [0, 1]; meaningless if `finite` is false, which means that some logit was not finite.
 
-    `probabilities` are [images, classes] in half precision, on the model's device.
+    `probabilities` are [kept images, classes] in half precision, on the model's device; None if none are kept.
     """
 
     top1_error: float
@@ -35,10 +35,10 @@ def _missed(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (guesses != labels[:, None]).all(dim=1).sum()
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> Evaluation:
+def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics, keep_every: int = 0) -> Evaluation:
     """Returns top-1 and top-5 error of `model` over `batches`, which are on its device.
 
-    Leaves the model in evaluation mode.
+    It keeps the probabilities of each `keep_every`-th image; of none with 0. Leaves the model in evaluation mode.
     """
     model.eval()
     num_images, counts, probabilities = 0, [], []
@@ -46,15 +46,16 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
         for batch in batches:
             with autocast(numerics):
                 logits = model(batch.images).float()
+            if keep_every:
+                probabilities.append(logits.softmax(dim=1)[-num_images % keep_every :: keep_every].half())
             num_images += len(batch)
-            probabilities.append(logits.softmax(dim=1).half())
             # topk treats NaN as the largest value, so a broken net would look like one at chance.
             broken = (~torch.isfinite(logits)).sum()
             counts.append(torch.stack([_missed(logits, batch.labels, 1), _missed(logits, batch.labels, 5), broken]))
         # Read once, so that the device works on while the next batch is made.
         missed_top1, missed_top5, broken_logits = torch.stack(counts).sum(dim=0).tolist()
     errors = missed_top1 / num_images, missed_top5 / num_images
-    return Evaluation(*errors, broken_logits == 0, torch.cat(probabilities))
+    return Evaluation(*errors, broken_logits == 0, torch.cat(probabilities) if keep_every else None)
 
 
 def main_logits(outputs: Outputs) -> Tensor:

@@ -271,9 +271,10 @@ def _assemble(
         found = {}
         for split in held_out:
             batches = centre_batches(store, split, statistics, settings.model.input_size, device=device)
-            found[split] = evaluate(model, beating(batches, beat), spec.numerics)
-        if held_out:
-            _keep_answers(spec, store, steering, epochs, found[steering])
+            every = _kept_every(spec, store, split) if split == steering else 0
+            found[split] = evaluate(model, beating(batches, beat), spec.numerics, every)
+            if every:
+                _keep_answers(spec, store, split, epochs, found[split], every)
         return found.get(steering), found.get("val")
 
     return Stage(
@@ -306,16 +307,18 @@ def _assemble(
     )
 
 
-def _keep_answers(spec: StageSpec, store: Store, split: str, epoch: int, found: Evaluation) -> None:
-    """Keeps what the net says of evenly spaced images, for the ensemble's curve, if a stage's answers are not large."""
+def _kept_every(spec: StageSpec, store: Store, split: str) -> int:
+    """Returns how far images are apart of which answers are kept; 0 if a stage's answers would be too large."""
+    fit = _MOST_KEPT // (2 * store.num_classes * spec.recipe.schedule.epochs)
+    return -(-store.counts[split] // fit) if fit >= min(_LEAST_IMAGES, store.counts[split]) else 0
+
+
+def _keep_answers(spec: StageSpec, store: Store, split: str, epoch: int, found: Evaluation, every: int) -> None:
+    """Keeps what the net says of evenly spaced images, for the ensemble's curve."""
     labels, path = store.labels(split), spec.stage_dir / layout.answers(split, epoch)
     assert labels is not None and found.probabilities is not None
-    fit = _MOST_KEPT // (2 * store.num_classes * spec.recipe.schedule.epochs)
-    if fit < min(_LEAST_IMAGES, len(labels)):
-        return
-    thinned = slice(None, None, -(-len(labels) // fit))
     with replacing(path, fence_of(spec.stage_dir, spec.fence).check) as file:
-        np.savez(file, probabilities=found.probabilities[thinned].cpu().numpy(), labels=labels[thinned])
+        np.savez(file, probabilities=found.probabilities.cpu().numpy(), labels=labels[::every])
 
 
 def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) -> nn.CrossEntropyLoss:

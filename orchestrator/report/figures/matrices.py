@@ -27,7 +27,8 @@ _CAPTION = (
     "What the ensemble takes {split} images for: a row a label, a column a guess; what is confused stands side by "
     "side. The stronger the colour, the larger the share of the label's images."
 )
-_MOST_NUMBERED, _LONGEST, _NUM_SPOKEN = 15, 18, 5
+# More than `_MOST_CELLS` members are a picture, since so many cells would be too many for a page.
+_MOST_NUMBERED, _MOST_CELLS, _LONGEST, _NUM_SPOKEN = 15, 40, 18, 5
 
 
 class Cell(NamedTuple):
@@ -81,6 +82,8 @@ def cluster(cells: Sequence[Cell], num_classes: int) -> list[int]:
 
 def pairs_chart(names: Sequence[str], below: NDArray[np.float64], above: NDArray[np.float64], caption: str) -> Drawing:
     """Draws a cell for each two of `names`, of two symmetric matrices, that `below` the diagonal in percent."""
+    from matplotlib.colors import to_rgb
+
     num, apart, step = len(names), ~np.eye(len(names), dtype=bool), 1 + len(names) // 20
     kinds = [(matrix, np.nanmax([1e-9, *matrix[apart]])) for matrix in (below, above)]
     colours = (MARK, *member_colours([False]))
@@ -88,7 +91,11 @@ def pairs_chart(names: Sequence[str], below: NDArray[np.float64], above: NDArray
         axes = figure.subplots()
         dress(axes)
         axes.grid(visible=False)
-        for row, column in (1 + np.argwhere(apart)).tolist():
+        for at, own in enumerate((np.tri(num, k=-1), np.tri(num, k=-1).T) if num > _MOST_CELLS else ()):
+            opacity = 0.45 * own * np.nan_to_num(kinds[at][0]).clip(0) / kinds[at][1]
+            painted = np.dstack([np.full((num, num, 3), to_rgb(colours[at])), opacity])
+            axes.imshow(painted, extent=(0.5, num + 0.5, num + 0.5, 0.5))
+        for row, column in (1 + np.argwhere(apart)).tolist() if num <= _MOST_CELLS else ():
             (matrix, largest), colour = kinds[row < column], colours[row < column]
             value = matrix[row - 1, column - 1]
             face = (colour, 0.45 * max(np.nan_to_num(value), 0) / largest)

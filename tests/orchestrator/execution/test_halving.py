@@ -33,8 +33,9 @@ NAMES = [f"point{number}" for number in range(9)]
 ERRORS = dict(zip((f"{name}/train" for name in NAMES), (0.6, 0.3, 0.5, 0.8, 0.1, 0.9, 0.7, 0.2, 0.4), strict=True))
 # Of ten epochs and updates: after 2, and after 4.
 FIRST, SECOND = 2, 4
-# Of the ledger in an undisturbed launch: 13 begins and ends of stages, both decisions, what comes after them.
-NUM_WRITES = 30
+# Of the ledger in an undisturbed launch, at the least: begins and ends of three stages at a time, one write each, both
+# decisions, what comes before and after them.
+NUM_WRITES = 14
 
 
 def sweep(root: Path) -> Run:

@@ -51,10 +51,9 @@ def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(s
     assert seven.launch()
     committed = seven.book.committed
     seven.book = book_in_memory()
-    for name, sha256 in committed.stages.items():
-        seven.book.stage(StageRef.parse(name), sha256)
-    for member in ("base0", "base2", "base3", "base4", "wide0", "wide1"):
-        seven.book.predictions(member, committed.predictions[member])
+    stages = {StageRef.parse(name): sha256 for name, sha256 in committed.stages.items()}
+    others = ("base0", "base2", "base3", "base4", "wide0", "wide1")
+    seven.book.results(stages, {member: committed.predictions[member] for member in others})
     assert seven.launch()
     assert seven.fakes.started == ["base1/predictions"]
     assert seven.book.committed == committed

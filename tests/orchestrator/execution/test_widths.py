@@ -164,7 +164,7 @@ def test_driver_changes_a_width_without_a_cost_to_the_budget_and_loses_no_update
 
 
 def test_driver_killed_and_launched_with_fewer_slots_resumes_at_another_width(wide, monkeypatch):
-    assert wide.launch_killed(4, before=False, monkeypatch=monkeypatch)
+    assert wide.launch_killed(2, before=False, monkeypatch=monkeypatch)
     wide.num_slots = 2
     assert wide.launch()
     widths = [one.width for entry in wide.ledger.stages.values() for one in entry.attempts]

@@ -174,3 +174,19 @@ def test_one_member_and_a_metric_without_a_value_have_no_worth():
     members, labels = make(2)
     assert member_worth({"m0": members["m0"]}, labels, Metric.top1) is None
     assert member_worth(members, np.zeros_like(labels), Metric.auc) is None
+
+
+@pytest.mark.parametrize("num", [11, 64, 65, 150])
+def test_steps_of_drawn_orders_do_not_grow_with_the_square_of_members(num):
+    steps = core._drawn_steps(num)
+    assert len(steps.member) <= core.NUM_ROUNDS * core._MOST_STEPS
+    assert np.bincount(steps.member).tolist() == [steps.num_orders] * num
+    if num <= 64:
+        assert steps.num_orders == core.NUM_ROUNDS * num
+
+
+def test_worths_of_many_members_sum_to_the_gain_and_say_how_many_orders_were_drawn():
+    members, labels = make(70, num_images=60)
+    found = member_worth(members, labels, Metric.log_loss)
+    assert math.fsum(shapley(found).values()) == pytest.approx(found.empty - found.loss, abs=1e-9)
+    assert found.num_orders == core.NUM_ROUNDS * (core._MOST_STEPS // 70) and found.sampling_error > 0

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.cluster.interface import Where
 from orchestrator.plan.model import PredictJob, StageRef, TrainJob
+from orchestrator.run import ledger as ledger_module
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
@@ -40,6 +41,21 @@ def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path)
     _attempt(ledger, AttemptEnd.lost)
     _attempt(ledger, AttemptEnd.failed)
     assert ledger.may_retry(STAGE, AttemptEnd.failed, Budgets(max_losses=0, max_failures=1))
+
+
+def test_changes_made_together_are_one_write_even_if_the_block_fails(tmp_path, monkeypatch):
+    path, written, real = tmp_path / "ledger.json", [], ledger_module.write_json_lines
+    monkeypatch.setattr(ledger_module, "write_json_lines", lambda *given: (written.append(1), real(*given)))
+    ledger = Ledger(path)
+    with pytest.raises(ValueError, match="broken"), ledger.together():
+        ledger.begin(STAGE, started=1.0, resumed_from=0)
+        ledger.place(STAGE, HERE)
+        assert not written
+        raise ValueError("broken")
+    assert len(written) == 1 and read_ledger(path) == ledger.contents
+    with ledger.together():
+        ledger.reach(STAGE, 5)
+    assert len(written) == 1, "nothing but the last update has changed"
 
 
 def test_every_change_is_on_disk_before_the_method_returns(tmp_path):

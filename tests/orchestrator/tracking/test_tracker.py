@@ -13,7 +13,7 @@ from flushed import flushed
 
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.plan.model import StageRef
-from orchestrator.tracking.mlflow_store import DatasetInput
+from orchestrator.tracking.mlflow_store import DatasetInput, Store
 from orchestrator.tracking.opening import open_tracking, probe
 from orchestrator.tracking.sender import Pace, Sender
 from orchestrator.tracking.tracker import Ending, RunIdentity
@@ -114,6 +114,34 @@ def test_runs_nest_as_ensemble_member_and_stage(place):
     tracker.stage_finished(TARGET, Ending.FINISHED)
     tracker.close(Ending.FINISHED)
     assert place.status(parent.info.run_id) == place.status(member.info.run_id) == "FINISHED"
+
+
+def test_runs_are_searched_for_once_a_launch_however_many_are_made(place, monkeypatch):
+    searches, search = [], Store._find_all
+    monkeypatch.setattr(Store, "_find_all", lambda self: (searches.append(1), search(self)))
+    tracker = place.open("searched")
+    for ref in PLAN.by_ref:
+        tracker.stage_started(ref)
+    tracker.close(Ending.FINISHED)
+    assert len(tracker.ids["stages"]) == 3 and len(searches) == 1
+
+
+def test_run_whose_creation_went_unanswered_is_searched_for_and_made_once(place, monkeypatch):
+    from mlflow import MlflowClient
+
+    tracker, create, lost = place.open("unanswered"), MlflowClient.create_run, []
+
+    def unanswered(self, *given, **named):
+        made = create(self, *given, **named)
+        if not lost:
+            lost.append(made.info.run_id)
+            raise ConnectionError("the answer was lost")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", unanswered)
+    tracker.stage_started(OTHER)
+    tracker.close(Ending.FINISHED)
+    assert tracker.ids["members"]["base"] == lost[0]
 
 
 def test_points_are_in_the_store_while_the_stage_runs(place):

@@ -23,7 +23,7 @@ class EpochDraws:
 
     Attributes:
         order: [images] int64, the index of the image at each position.
-        offsets: [images, 2] int64, top and left of the crop.
+        offsets: [images, 2] int32, top and left of the crop.
         flips: [images] bool, whether the crop is reflected.
         colour: [images, 3] float32, multiples of each principal component.
         seeds: [images] uint32, from which `Transforms` draws all else.
@@ -56,18 +56,19 @@ def draw_epoch(
         # By a generator of its own, so that the draws below are those of the shuffled sampler.
         order = _balanced(np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 0, 2]))), labels)
     if isinstance(margin, int):
-        offsets = generator.integers(0, margin + 1, size=(num_images, 2))
+        offsets = generator.integers(0, margin + 1, size=(num_images, 2)).astype(np.int32)
     else:
         margin = margin[order]
-        offsets = (generator.random((num_images, 2)) * (margin + 1)).astype(np.int64)
+        offsets = (generator.random((num_images, 2)) * (margin + 1)).astype(np.int32)
     flips = generator.random(num_images) < 0.5
     colour = generator.standard_normal((num_images, 3), dtype=np.float32)
+    colour *= np.float32(augmentation.colour_std)
     seeds = generator.integers(2**32, size=num_images, dtype=np.uint32)
     if not augmentation.random_crop:
         offsets[:] = margin // 2
     if not augmentation.reflect:
         flips = np.zeros_like(flips)
-    return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std), seeds)
+    return EpochDraws(order, offsets, flips, colour, seeds)
 
 
 def _balanced(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ class Windows:
     """The positions of crops in their images.
 
     Attributes:
-        offsets: [batch, 2] int64, top and left.
+        offsets: [batch, 2] integers, top and left.
         flips: [batch] bool on the device of the pixels, whether the crop is reflected; None for none of them.
     """
 
@@ -135,7 +136,7 @@ def crop(
     Args:
         images: [images, side, side, 3] uint8 or whole images, possibly mapped from a file; only windows are read.
         chosen: [batch] indices into `images`.
-        offsets: [batch, 2] int64, top and left of each window.
+        offsets: [batch, 2] integers, top and left of each window.
         size: side of a window in pixels.
         crops: [batch, size, size, 3] uint8 to write to; None for a new array.
 

@@ -227,8 +227,8 @@ class TrainingBatches:
         draws = partial(
             draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation, labels=labels
         )
-        # Of two epochs, because batches of the next are drawn ahead.
-        self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()
+        # Of two epochs only where batches of the next are drawn ahead: ten million images are 330 MB an epoch.
+        self._draws_of, self._drawing = lru_cache(1 + bool(depth))(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
         self._own = own
         self._read_ahead = ReadAhead(

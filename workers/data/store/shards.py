@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -254,14 +254,18 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], expected: tuple[int, 
     return written(path) if shape != expected else Written(path.stat().st_size, digest.hexdigest())
 
 
-def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing) -> Written:
+def write_npy(
+    path: Path, array: np.ndarray, check: Callable[[], None] = nothing, parts: Iterable[np.ndarray] = ()
+) -> Written:
     """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno.
 
-    `check` is called right before the rename, and may raise.
+    With `parts`, which are written as they come, it only tells shape and type. `check` is called right before the
+    rename, and may raise.
     """
     with replacing(path, check) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array).data)
+        for part in parts or (array,):
+            file.write(np.ascontiguousarray(part).data)
     return written(path)
 
 
