@@ -55,8 +55,8 @@ class Driver:
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
-        # The workers of each member that has any.
-        self._actors: dict[str, int] = {}
+        # The workers of each member that has any, and the user's code that they import.
+        self._actors: dict[str, tuple[int, str]] = {}
         self._failed: dict[Job, Failure] = {}
         self._following = Following(work.paths, ledger, tracker)
         self._halving = Halving(work.plan, ledger)
@@ -151,6 +151,7 @@ class Driver:
                     # There is no node to start on. Members that run can still save what they have.
                     no_node = error
                     self._stop()
+            show()
             if not self._busy:
                 break
             self._move_off_leaving_machines()
@@ -161,7 +162,6 @@ class Driver:
             for one in completed:
                 self._settle(one)
             self._end_hung()
-            show()
         for member in sorted(self._actors):
             self._discard(member)
         if no_node:
@@ -221,13 +221,15 @@ class Driver:
         plan, unready = self._work.plan, self._predicted | self._busy.keys()
         predicting = [plan.predict_job(member) for member in plan.trained if member not in unready]
         able = [job for job in predicting if job.ref in self._done - self._ended and job not in self._failed]
-        running = {job: self._actors[job.member] for job in self._busy.values()}
+        running = {job: self._actors[job.member][0] for job in self._busy.values()}
         given = self._trainable(), self._done, able, self._predicted, running, self._moving, self._cluster
         chosen = self._starting.choose(*given)
         for member in chosen.changes:
             self._moving.add(member)
             self._cluster.stop(member)
-        kept = {job.member for job, width in chosen.jobs.items() if self._actors.get(job.member) == width}
+        kept = {
+            job.member for job, width in chosen.jobs.items() if self._actors.get(job.member) == self._asks(job, width)
+        }
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
@@ -259,11 +261,14 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
+    def _asks(self, job: Job, width: int) -> tuple[int, str]:
+        return width, self._work.plan.stage(job.ref).recipe.model.code
+
     def _start(self, job: Job, width: int) -> None:
         member, paths = job.member, self._work.paths
         if member not in self._actors:
-            self._cluster.acquire(member, width)
-            self._actors[member] = width
+            self._cluster.acquire(member, *(asked := self._asks(job, width)))
+            self._actors[member] = asked
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
@@ -303,7 +308,6 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.done, State.done)
             case Halted() if job.ref in self._ended:
                 self._ledger.end(job, AttemptEnd.stopped, State.ended)
-                self._discard(job.member)
             case Halted() if moving and not self._stopping:
                 self._ledger.end(job, AttemptEnd.preempted, State.waiting)
             case Halted():
@@ -320,8 +324,8 @@ class Driver:
                 self._retry(job, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
             case Failure() as failure:
                 self._retry(job, AttemptEnd.failed, failure)
-        if moving:
-            # Whatever its result: its node is draining, or it has too many workers or too few.
+        if moving or job.ref in self._ended:
+            # Whatever its result: it was told to stop, and would stop at the first step of any later stage.
             self._discard(job.member)
 
     def _end_hung(self) -> None:
