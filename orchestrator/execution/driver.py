@@ -227,14 +227,13 @@ class Driver:
         for member in chosen.changes:
             self._moving.add(member)
             self._cluster.stop(member)
-        kept = {
-            job.member for job, width in chosen.jobs.items() if self._actors.get(job.member) == self._asks(job, width)
-        }
+        asked = {job: (width, plan.stage(job.ref).recipe.model.code) for job, width in chosen.jobs.items()}
+        kept = {job.member for job, asks in asked.items() if self._actors.get(job.member) == asks}
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
-        for job, width in chosen.jobs.items():
-            self._start(job, width)
+        for job, asks in asked.items():
+            self._start(job, *asks)
         # An autoscaler is asked for machines for all that could start.
         self._cluster.end_idle(chosen.num_waiting)
 
@@ -261,14 +260,11 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
-    def _asks(self, job: Job, width: int) -> tuple[int, str]:
-        return width, self._work.plan.stage(job.ref).recipe.model.code
-
-    def _start(self, job: Job, width: int) -> None:
+    def _start(self, job: Job, width: int, code: str) -> None:
         member, paths = job.member, self._work.paths
         if member not in self._actors:
-            self._cluster.acquire(member, *(asked := self._asks(job, width)))
-            self._actors[member] = asked
+            self._cluster.acquire(member, width, code)
+            self._actors[member] = width, code
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
