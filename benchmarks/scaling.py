@@ -1,11 +1,13 @@
 """Measures what parts of a run cost against members, nodes, images and classes, and fits each cost's growth.
 
     python -m benchmarks.scaling [members] [images] [classes] [driver] [nodes] [tracking] [report] [store] [wide]
+    python -m benchmarks.scaling members --beside CHECKOUT --rounds 5
 
 Each point is measured at sizes that are four times the one before, where points cost seconds. The first three fit a
 line, fixed cost and slope, by least squares; the last column is the largest deviation from it. All others fit the power
 of the size by which a cost grows, by least squares of logarithms, over the larger half of the sizes: 0 is a fixed cost,
-1 grows as the work. `store` writes 0.9 GB for a while.
+1 grows as the work. `store` writes 0.9 GB for a while. Members train one epoch of the digits. With `--beside`, launches
+of another checkout of the project and of this one take turns, and there is a line of each for every round.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import numpy as np
 
 from benchmarks import large_store, many_members, scripts, synthetic
 from benchmarks.numerics import fastest
+from benchmarks.orchestrator_share import slots_used, work_of
 from benchmarks.row import Spread
 from benchmarks.training_step import ours
 from benchmarks.turns import take_turns
@@ -35,33 +38,45 @@ from workers.data.survey import Survey
 from workers.settings import SPLITS, AugmentationSettings, Sampler
 
 _MEMBERS, _IMAGES, _CLASSES = (1, 2, 4, 7), (2000, 4000, 8000), (10, 100, 1000, 5000)
-_TRAINED, _EPOCHS = 2000, 2
+_EPOCHS = 2
+_HERE = Path(__file__).parents[1]
 _MANY, _NODES, _RUNS, _REPORTED = (64, 256, 1024, 4096), (1, 4, 16, 64), (16, 64, 256), (16, 64, 256, 1024)
 _ROWS, _WIDE = (156_250, 625_000, 2_500_000, 10_000_000), (344, 1375, 5500, 22_000)
+_HEAD_OF_LINES = "| against | cost of | measured | fit | worst deviation |\n|---|---|---|---|---|"
 # Of one size: seconds, or MB, by what they are the cost of.
 Costs = dict[str, float]
 
 
-def _launch(folder: Path, num_images: int, num_members: int) -> float:
-    root = synthetic.class_folders(folder / "images", num_images, 10, 64, num_test=100)
+def _launch(folder: Path, num_members: int, *overrides: str, checkout: Path = _HERE) -> scripts.Launched:
     stage = "{stages: {train: {dataset: target}}}"
     members = [f"+ensemble.members.m{number}={stage}" for number in range(num_members)]
     nobody = [f"~ensemble.members.base{number}" for number in range(1, 6)]
-    launched = scripts.launch(
-        folder / "launch", "experiment=tiny_imagenet", "ensemble=five", "~ensemble.stages", *members, *nobody,
-        f"datasets.target.root={root}", f"schedule.epochs={_EPOCHS}",
-    )  # fmt: skip
-    return launched.seconds
+    words = ("ensemble=five", "~ensemble.stages", *members, *nobody, *overrides)
+    return scripts.launch(folder / "launch", *words, checkout=checkout)
 
 
-def members(scratch: Path) -> dict[float, float]:
-    """Returns seconds of a launch by number of members."""
-    return {number: _launch(scratch / f"members-{number}", _TRAINED, number) for number in _MEMBERS}
+def members(scratch: Path, checkout: Path = _HERE) -> dict[float, float]:
+    """Returns seconds of a launch by number of members; prints what the most of them worked themselves."""
+    found: dict[float, float] = {}
+    for number in _MEMBERS:
+        words = "experiment=digits", "schedule.epochs=1"
+        launched = _launch(scratch / f"members-{number}", number, *words, checkout=checkout)
+        found[number] = launched.seconds
+    works = work_of(launched.run_dir)
+    own = sum(work.end - work.start for work in works) / _MEMBERS[-1] / slots_used(works)
+    print(f"training and predicting itself: {own:.3g} s a member and slot", file=sys.stderr, flush=True)
+    return found
 
 
 def images(scratch: Path) -> dict[float, float]:
     """Returns seconds of a launch of two members by number of training images."""
-    return {number: _launch(scratch / f"images-{number}", number, 2) for number in _IMAGES}
+    found: dict[float, float] = {}
+    for number in _IMAGES:
+        folder = scratch / f"images-{number}"
+        root = synthetic.class_folders(folder / "images", number, 10, 64, num_test=100)
+        words = "experiment=tiny_imagenet", f"datasets.target.root={root}", f"schedule.epochs={_EPOCHS}"
+        found[number] = _launch(folder, 2, *words).seconds
+    return found
 
 
 def classes(scratch: Path) -> dict[float, float]:
@@ -163,7 +178,7 @@ def wide(scratch: Path, num_classes: int) -> Costs:
 
 
 _LINES: Mapping[str, tuple[Callable[[Path], dict[float, float]], str]] = {
-    "members": (members, f"a launch of m members, {_TRAINED:,} images, {_EPOCHS} epochs"),
+    "members": (members, "a launch of m members, one epoch of the digits"),
     "images": (images, f"a launch of two members, n images, {_EPOCHS} epochs"),
     "classes": (classes, "a small net's step of 64 images, c classes"),
 }
@@ -204,10 +219,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [*_LINES, *_POWERS]
     parser.add_argument("scales", nargs="*", metavar="SCALE", help=f"of {', '.join(every)} (default: all)")
-    chosen = parser.parse_args(argv).scales or every
-    for name in chosen:
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="measure members of this one too, in turns")
+    parser.add_argument("--rounds", type=int, default=1, help="of --beside (default: %(default)s)")
+    given = parser.parse_args(argv)
+    if given.beside:
+        sides = {"other": given.beside, "this": _HERE}
+        print(_HEAD_OF_LINES, flush=True)
+        for number in range(given.rounds):
+            for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
+                with tempfile.TemporaryDirectory(prefix="septet-scaling-") as scratch:
+                    print(line("members", members(Path(scratch), sides[side]), f"{side} checkout"), flush=True)
+        return
+    for name in given.scales or every:
         if name in _LINES:
-            print("| against | cost of | measured | fit | worst deviation |\n|---|---|---|---|---|", flush=True)
+            print(_HEAD_OF_LINES, flush=True)
             measure, what = _LINES[name]
             with tempfile.TemporaryDirectory(prefix="septet-scaling-") as scratch:
                 print(line(name, measure(Path(scratch)), what), flush=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Command = Sequence[str]
+_HERE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,21 @@ class Launched:
         return self.ended - self.began
 
 
-def call(command: Command, log: Path) -> None:
-    """Runs a command and writes its output to `log`; if the command fails, the error shows the last lines."""
+def call(command: Command, log: Path, checkout: Path = _HERE) -> None:
+    """Runs a command with a checkout's code and writes its output to `log`; a failure shows the last lines."""
     with log.open("wb") as file:
         code = subprocess.run(
-            list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=environment()
+            list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=environment(checkout)
         ).returncode
     if code:
         tail = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{tail}")
 
 
-def environment() -> dict[str, str]:
-    """Returns an environment in which the benchmarks can be imported from any folder, with no tracking store set."""
+def environment(checkout: Path = _HERE) -> dict[str, str]:
+    """Returns an environment in which a checkout can be imported from any folder, with no tracking store set."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return {**inherited, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return {**inherited, "PYTHONPATH": str(checkout)}
 
 
 def plain(root: Path, *arguments: str) -> Command:
@@ -78,11 +79,12 @@ def fastest_placement(tried: Mapping[str, Callable[[], float]], show: Callable[[
     return min(seconds, key=lambda name: seconds[name])
 
 
-def launch(folder: Path, *overrides: str) -> Launched:
+def launch(folder: Path, *overrides: str, checkout: Path = _HERE) -> Launched:
     """Runs `septet launch` in an empty folder: nothing is prepared, and tracking goes to a file there."""
     folder.mkdir(parents=True)
     run_dir = folder / "run"
     septet = str(Path(sys.executable).with_name("septet"))
     began = time.time()
-    call([septet, "launch", *overrides, f"run_dir={run_dir}", f"datasets.store={folder / 'store'}"], folder / "log.txt")
+    words = [septet, "launch", *overrides, f"run_dir={run_dir}", f"datasets.store={folder / 'store'}"]
+    call(words, folder / "log.txt", checkout)
     return Launched(run_dir, began, time.time())

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained, Where
 from orchestrator.cluster.preflight import misfit_here
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
-from workers.numerics import code_digest
+from workers.numerics import code_digest, memory_returned
 from workers.protocol import Meeting, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage import beat, hold, layout, require_held, storage_errors
 
@@ -83,7 +83,7 @@ def worker_duties() -> Duties:
     from workers.inference import predict
     from workers.training import run_stage, warm_up
 
-    return Duties(run_stage, predict, warm_up)
+    return Duties(memory_returned(run_stage), memory_returned(predict), warm_up)
 
 
 def this_process() -> Where:

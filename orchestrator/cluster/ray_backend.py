@@ -109,6 +109,8 @@ class RayCluster:
         self._actors: dict[str, Any] = {}
         self._followers: dict[str, Followers] = {}
         self._idle: list[Any] = []
+        # The code of a user's that an actor has imported: it may have changed torch.
+        self._codes: dict[Any, str] = {}
         # Whose each call is: the member and the rank.
         self._calls: dict[Any, tuple[str, int]] = {}
         # After a member ran out of memory, fewer run at once; these ran beside it.
@@ -147,14 +149,21 @@ class RayCluster:
             self._idle.append(self._new())
             self._idle[-1].warm_up.remote(num_threads, code)
 
-    def acquire(self, member: str, width: int = 1) -> None:
-        """Assigns the member idle actors, or starts some: `width` of them, on a cluster close to each other."""
+    def acquire(self, member: str, width: int = 1, code: str = "") -> None:
+        """Assigns the member idle actors, or starts some: `width` of them, on a cluster close to each other.
+
+        They will import the user's `code`, and have imported no other. Their nodes are not left out.
+        """
         group, placed = None, [dict[str, Any]()] * width
         if width > 1 and self._nodes_change:
             # None of them is in the group, whose room they may hold.
             self.end_idle()
             group, placed = place_together(width, self._resources, self._avoided())
-        actors = [self._idle.pop() if self._idle and not group else self._new(**place) for place in placed]
+        left_out, idle = self.left_out, [] if group else self._idle[::-1]
+        fit = [one for one in idle if self._codes.get(one, code) == code and self._node_of(one) not in left_out][:width]
+        self._idle = [one for one in self._idle if one not in fit]
+        actors = fit + [self._new(**place) for place in placed[len(fit) :]]
+        self._codes |= dict.fromkeys(actors if code else (), code)
         self._actors[member] = actors[0]
         if width > 1:
             self._followers[member] = Followers(actors[1:], group)
@@ -321,6 +330,7 @@ class RayCluster:
         import ray
 
         self._places.pop(actor, None)
+        self._codes.pop(actor, None)
         ray.kill(actor)
 
     def _place(self, actor: Any) -> Where | None:

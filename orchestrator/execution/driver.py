@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
@@ -55,8 +56,8 @@ class Driver:
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
-        # The workers of each member that has any.
-        self._actors: dict[str, int] = {}
+        # The workers of each member that has any, and the user's code that they import.
+        self._actors: dict[str, tuple[int, str]] = {}
         self._failed: dict[Job, Failure] = {}
         self._following = Following(work.paths, ledger, tracker)
         self._halving = Halving(work.plan, ledger)
@@ -151,6 +152,7 @@ class Driver:
                     # There is no node to start on. Members that run can still save what they have.
                     no_node = error
                     self._stop()
+            show()
             if not self._busy:
                 break
             self._move_off_leaving_machines()
@@ -163,7 +165,6 @@ class Driver:
                 for one in completed:
                     self._settle(one)
                 self._end_hung()
-            show()
         for member in sorted(self._actors):
             self._discard(member)
         if no_node:
@@ -220,21 +221,22 @@ class Driver:
         plan, unready = self._work.plan, self._predicted | self._busy.keys()
         predicting = [plan.predict_job(member) for member in plan.trained if member not in unready]
         able = [job for job in predicting if job.ref in self._done - self._ended and job not in self._failed]
-        running = {job: self._actors[job.member] for job in self._busy.values()}
+        running = {job: self._actors[job.member][0] for job in self._busy.values()}
         given = self._trainable(), self._done, able, self._predicted, running, self._moving, self._cluster
         chosen = self._starting.choose(*given)
         for member in chosen.changes:
             self._moving.add(member)
             self._cluster.stop(member)
-        kept = {job.member for job, width in chosen.jobs.items() if self._actors.get(job.member) == width}
+        asked = {job: (width, plan.stage(job.ref).recipe.model.code) for job, width in chosen.jobs.items()}
+        kept = {job.member for job, asks in asked.items() if self._actors.get(job.member) == asks}
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
-        with self._ledger.together():
-            for job, width in chosen.jobs.items():
-                self._begin(job, width)
-        for job in chosen.jobs:
-            self._start(job)
+        with ExitStack() as begun, self._ledger.together():
+            for job, asks in asked.items():
+                self._begin(job, *asks)
+                # Once the ledger is written, and also if there is no node for the next.
+                begun.callback(self._start, job)
         # An autoscaler is asked for machines for all that could start.
         self._cluster.end_idle(chosen.num_waiting)
 
@@ -261,10 +263,10 @@ class Driver:
         held = self._ended | self._halving.points(State.paused) | later | lost
         return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
-    def _begin(self, job: Job, width: int) -> None:
+    def _begin(self, job: Job, width: int, code: str) -> None:
         if job.member not in self._actors:
-            self._cluster.acquire(job.member, width)
-            self._actors[job.member] = width
+            self._cluster.acquire(job.member, width, code)
+            self._actors[job.member] = width, code
         resumed_from = newest_step(self._work.paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
         self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, state=state, width=width)
@@ -305,7 +307,6 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.done, State.done)
             case Halted() if job.ref in self._ended:
                 self._ledger.end(job, AttemptEnd.stopped, State.ended)
-                self._discard(job.member)
             case Halted() if moving and not self._stopping:
                 self._ledger.end(job, AttemptEnd.preempted, State.waiting)
             case Halted():
@@ -322,8 +323,8 @@ class Driver:
                 self._retry(job, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
             case Failure() as failure:
                 self._retry(job, AttemptEnd.failed, failure)
-        if moving:
-            # Whatever its result: its node is draining, or it has too many workers or too few.
+        if moving or job.ref in self._ended:
+            # Whatever its result: it was told to stop, and would stop at the first step of any later stage.
             self._discard(job.member)
 
     def _end_hung(self) -> None:

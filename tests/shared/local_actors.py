@@ -51,7 +51,7 @@ class LocalActors:
     def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Does nothing: threads start at once."""
 
-    def acquire(self, member: str, width: int = 1) -> None:
+    def acquire(self, member: str, width: int = 1, code: str = "") -> None:
         if member in self._actors:
             raise RuntimeError(f"{member}: an actor is already there")
         if sum(self.widths.values()) + width > self._num_slots:

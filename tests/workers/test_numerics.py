@@ -1,10 +1,13 @@
 """What a machine can do that changes bits, what of a run's numerics it lacks, and what they set in torch."""
 
+import gc
 import os
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch._inductor.config as inductor
@@ -19,6 +22,7 @@ from workers.numerics import (
     capabilities,
     compiled,
     cpu_model,
+    memory_returned,
     missing,
     refusals,
     shared_casts,
@@ -202,3 +206,32 @@ def test_shared_casts_convert_a_weight_once_and_forget_it_after_the_block():
             layer.weight.add_(1)
         assert torch.equal(passed(), before), "the weight was converted again"
     assert not torch.equal(passed(), before)
+
+
+def test_memory_is_returned_after_work_that_leaves_a_cycle():
+    class Net:
+        def __init__(self):
+            self.itself, self.weights = self, torch.ones(50_000_000)
+
+    left = []
+
+    def work():
+        net = Net()
+        left.append(weakref.ref(net))
+        return "done"
+
+    def megabytes():
+        return psutil.Process().memory_info().rss / 1e6
+
+    apply(Numerics())
+    gc.disable()
+    try:
+        before = megabytes()
+        work()
+        assert left[-1]() is not None and megabytes() - before > 150, "it was free anyway"
+        assert memory_returned(work)() == "done"
+        assert [one() for one in left] == [None, None]
+        assert megabytes() - before < 50
+    finally:
+        gc.unfreeze()
+        gc.enable()

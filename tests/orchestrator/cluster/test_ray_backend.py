@@ -98,6 +98,26 @@ def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
         check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
 
 
+def test_actor_is_handed_on_unless_it_imported_other_code_or_its_node_is_left_out(monkeypatch):
+    made, nodes = (f"actor{number}" for number in range(9)), {}
+    monkeypatch.setattr(RayCluster, "_new", lambda self, **place: next(made))
+    monkeypatch.setattr(RayCluster, "_node_of", lambda self, actor: nodes.get(actor, ""))
+    cluster = RayCluster(2, 1, 0)
+
+    def served(member, code=""):
+        cluster.acquire(member, 1, code)
+        actor = cluster._actors[member]
+        cluster.release(member)
+        return actor
+
+    assert [served("a"), served("b"), served("c", "X"), served("d", "X")] == ["actor0"] * 4
+    assert [served("e"), served("f", "Y")] == ["actor1"] * 2
+    assert [served("g", "X"), served("h", "Y"), served("i")] == ["actor0", "actor1", "actor2"]
+    nodes |= {"actor0": "n0", "actor2": "n2"}
+    cluster.quarantine({"n2": "in quarantine"})
+    assert served("j") == "actor3"
+
+
 def _duties():
     """Nested, so that Ray sends it by value: its workers cannot import this file."""
 

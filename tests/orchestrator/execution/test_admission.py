@@ -1,6 +1,7 @@
 """Admission in a run: a decision looks at the recipe's first members alone, and no arrival, kill or slot moves it."""
 
 import hashlib
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -163,6 +164,21 @@ def test_driver_killed_before_it_stops_a_member_does_not_go_on_with_it(tmp_path)
     assert run.launch() and run.fakes.started == []
     assert run.outcomes("base2/train") == [AttemptEnd.interrupted]
     assert run.ledger.stages["base2/train"].state is State.ended
+
+
+def test_actor_that_is_told_to_stop_as_its_stage_ends_serves_no_other_member(tmp_path):
+    run = prepared(tmp_path, OUT_OF_REACH, num_slots=3)
+    run.fakes.waiting = frozenset({"base2/train"})
+    real, looks = run.fakes.run_stage, itertools.count()
+
+    def run_stage(spec, should_stop):
+        """Waits until it is told to stop, as a stage does that ends just then, and is deaf to it."""
+        return real(spec, lambda: should_stop() and next(looks) % 2 == 0)
+
+    run.fakes.run_stage = run_stage
+    assert run.launch()
+    assert run.outcomes("base2/train") == [AttemptEnd.done]
+    assert "base2" in run.cluster.discarded and "base2" not in run.cluster.released
 
 
 def test_member_that_trains_is_stopped_and_goes_on_when_it_is_admitted(tmp_path):

@@ -41,7 +41,7 @@ def test_launch_checkpoints_and_stops_before_its_budget_ends_and_the_next_redoes
     run.fakes.waiting = frozenset(map(str, run.plan.by_ref))
     begun = run.clock()
     assert not run.launch()
-    assert begun + 90 <= run.clock() <= begun + 90 + 3 * LOOK_S, "a tenth is kept for the end"
+    assert begun + 90 <= run.clock() <= begun + 90 + 4 * LOOK_S, "a tenth is kept for the end"
     assert run.ledger.state is State.stopped and run.ledger.budget_ends == begun + 100
     assert run.outcomes("wide0/pre") == run.outcomes("wide1/pre") == [AttemptEnd.stopped]
     run.fakes.waiting, run.hours = frozenset(), None

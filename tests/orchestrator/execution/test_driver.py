@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 from driver_run import SEVEN, Run
-from fake_stages import NUM_UPDATES, died, plan_of
+from fake_stages import NUM_UPDATES, died, make_plan, make_stage, plan_of
+from local_actors import LocalActors
 from redone import redone_updates
 
 from orchestrator.plan.model import OutsideFile, StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
+from workers.settings import ModelSettings
 from workers.settings.training import Crops
 
 
@@ -44,6 +46,24 @@ def test_driver_starts_the_longest_chain_first_and_keeps_a_members_actor_over_it
         assert run.launch()
         assert len(run.cluster.acquired) == len(run.cluster.released) + len(run.cluster.discarded)
         assert slots == 1 or sorted(run.cluster.acquired) == sorted(run.plan.members)
+
+
+def test_driver_asks_for_actors_by_the_code_that_a_member_imports(tmp_path):
+    asked = []
+
+    class Actors(LocalActors):
+        def acquire(self, member, width=1, code=""):
+            asked.append((member, code))
+            super().acquire(member, width, code)
+
+    own = {"a/train": "X", "b/pre": "", "b/fine": "Y"}
+    stages = {name: make_stage(name, model=ModelSettings(code=code)) for name, code in own.items()}
+    stages["b/fine"] = replace(stages["b/fine"], init_from=StageRef("b", "pre"))
+    run = Run(tmp_path, make_plan(*stages.values()), num_slots=1)
+    driver = run.driver()
+    driver.take_stock()
+    assert driver.run(Actors(1, run.fakes.duties), lambda: False, lambda: None)
+    assert sorted(asked) == [("a", "X"), ("b", ""), ("b", "Y")]
 
 
 def test_driver_waits_with_a_stage_until_another_members_ancestor_is_done(tmp_path):

@@ -123,11 +123,11 @@ def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(
     class Last(LocalActors):
         """Its node is left out once a member trains."""
 
-        def acquire(self, member, width=1):
+        def acquire(self, member, width=1, code=""):
             if self.acquired:
                 wait_for(lambda: read_step(run.paths.step(ref)) == 1)
                 raise ConfigError("no node of the cluster can be used")
-            super().acquire(member, width)
+            super().acquire(member, width, code)
 
     run, ref = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"})), StageRef("a", "train")
     run.fakes.waiting = frozenset({"a/train"})
