@@ -44,8 +44,7 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
 def place(module: nn.Module, device: str, convolutions: str = "torch") -> None:
     """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own.
 
-    On a GPU, poolings of others' models that torch would refuse are replaced by equal ones. On a CPU their convolutions
-    are, to rounding, if `convolutions` is "by_shape".
+    On GPUs, others' poolings that torch would refuse are replaced by equal ones; on CPUs "by_shape", slow convolutions.
     """
     if isinstance(module, HalvedAlexNet):
         module.place(device)

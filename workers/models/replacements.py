@@ -1,16 +1,12 @@
 """Layers that replace those of others' nets: poolings on GPUs, and convolutions in bfloat16 on CPUs."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.utils import _pair
-
-_Pair = Sequence[int]
 
 
 class AveragePool(nn.Module):
@@ -55,81 +51,60 @@ def _auxiliary_logits(classifier: Any, pool: AveragePool, maps: Tensor) -> Tenso
     """Computes GoogLeNet's auxiliary classifier as torchvision does, with another pooling."""
     hidden = classifier.conv(pool(maps)).flatten(1)
     hidden = classifier.dropout(functional.relu(classifier.fc1(hidden), inplace=True))
-    logits: Tensor = classifier.fc2(hidden)
-    return logits
+    return classifier.fc2(hidden)  # type: ignore[no-any-return]
 
 
 def replace_convolutions(module: nn.Module) -> None:
     """Makes plain and depthwise convolutions train as `ByShape` says; keeps names and weights."""
     for child in module.modules():
-        is_plain = type(child) is nn.Conv2d and child.padding_mode == "zeros" and child.dilation == (1, 1)
-        if is_plain and child.groups in (1, child.in_channels) and not isinstance(child.padding, str):
+        plain = type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str)
+        if plain and child.dilation == (1, 1) and child.groups in (1, child.in_channels):
             child.__class__ = ByShape
 
 
 class ByShape(nn.Conv2d):
     """A convolution that in training, under autocast on a CPU, is computed as suits its shape; else it is torch's.
 
-    In bfloat16 torch 2.14 (oneDNN) is slow at some shapes. Where maps have few pixels, products of matrices are up to
-    3.5 times as fast. It lacks kernels for some gradients of depthwise convolutions, and those for others are slow:
-    float32 is up to 300 times as fast. Limits are from one core of an AMD EPYC with AVX512-BF16.
+    In bfloat16 torch 2.14 (oneDNN) is slow where rows of outputs have two pixels (matrix products: up to 3.5 times as
+    fast), and at some gradients of depthwise ones (float32: up to 300 times). See benchmarks/convolutions.py.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 – torch's name
-        if not (self.training and torch.is_autocast_enabled("cpu")):
-            return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
-        given = (None if each is None else each.to(torch.get_autocast_dtype("cpu")) for each in (input, weight, bias))
-        return _Convolution.apply(*given, self.stride, self.padding, self.groups)  # type: ignore[no-any-return]
+        large, narrow = input.shape[3] > 2 * self.stride[1], max(self.stride) == 1 and max(self.kernel_size) <= 3
+        if (large if self.groups == 1 else narrow) or not (self.training and torch.is_autocast_enabled("cpu")):
+            return super()._conv_forward(input, weight, bias)
+        if self.groups == 1:
+            return _Products.apply(input, weight, bias, self.stride, self.padding)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            return super()._conv_forward(input.float(), weight, bias).bfloat16()
 
 
-class _Convolution(torch.autograd.Function):
+class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, *settings: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(images, weight)
-        stride, padding, groups = ctx.settings = settings
-        width = (images.shape[3] + 2 * padding[1] - weight.shape[3]) // stride[1] + 1
-        if groups > 1 or not _is_small(width, weight):
-            return torch.conv2d(images, weight, bias, stride, padding, 1, groups)
-        windows = _windows(images, weight, stride, padding)
-        return functional.linear(windows, weight.movedim(1, -1).flatten(1), bias).movedim(-1, 1)
+        ctx.settings = settings
+        return functional.linear(_windows(images, weight, *settings), weight.movedim(1, -1).flatten(1), bias).movedim(
+            -1, 1
+        )
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = given = ctx.saved_tensors
-        (stride, padding, groups), kernel, width = ctx.settings, weight.shape[2:], grad.shape[3]
-        own = [max(stride) > 1, max(kernel) > 3, False]
-        if groups == 1:
-            few = width <= 4 or (width <= 7 and weight.numel() >= 2**19)
-            own = [max(stride) == 1 and _is_small(images.shape[3], weight), few, few]
-
-        def by_torch(*tensors: Tensor, mine: bool) -> list[Tensor | None]:
-            mask = [want and one is mine for want, one in zip(ctx.needs_input_grad, own, strict=False)]
-            settings = [len(weight)], stride, padding, (1, 1), False, (0, 0), groups, mask
-            return list(torch.ops.aten.convolution_backward(*tensors, *settings)) if any(mask) else [None] * 3
-
-        found = by_torch(grad, *given, mine=False)
-        if groups > 1 and any(own):
-            wide = by_torch(grad.float(), images.float(), weight.float(), mine=True)
-            found = [one if other is None else other for one, other in zip(found, wide, strict=True)]
-        elif groups == 1 and own[0] and ctx.needs_input_grad[0]:
-            margins = [size - 1 - pad for size, pad in zip(kernel, padding, strict=True)]
+        (images, weight), (stride, padding), rows = ctx.saved_tensors, ctx.settings, grad.movedim(1, -1).flatten(0, 2)
+        of_weight = (rows.T @ _windows(images, weight, stride, padding).flatten(0, 2)).view_as(weight.movedim(1, -1))
+        if max(stride) > 1:
+            settings = None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False)
+            of_images = torch.ops.aten.convolution_backward(grad, images, weight, *settings)[0]
+        else:
+            margins = weight.shape[2] - 1 - padding[0], weight.shape[3] - 1 - padding[1]
             turned = weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
-            found[0] = (_windows(grad, weight, stride, margins) @ turned).movedim(-1, 1)
-        if groups == 1 and few and ctx.needs_input_grad[1]:
-            products = grad.movedim(1, -1).flatten(0, 2).T @ _windows(images, weight, stride, padding).flatten(0, 2)
-            found[1:] = products.view(len(weight), *kernel, -1).movedim(-1, 1), grad.sum((0, 2, 3))
-        return *found, None, None, None
+            of_images = (_windows(grad, weight, stride, margins) @ turned).movedim(-1, 1)
+        return of_images, of_weight.movedim(-1, 1), rows.sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 
-def _is_small(width: int, weight: Tensor) -> bool:
-    return width <= 2 or (width <= 4 and weight.numel() >= 2**21)
-
-
-def _windows(maps: Tensor, weight: Tensor, stride: _Pair, padding: _Pair) -> Tensor:
+def _windows(maps: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """Returns the pixels that each output sees, [batch, height, width, kernel height · kernel width · channels]."""
-    (high, wide), (up, left), (down, right) = weight.shape[2:], padding, stride
-    padded = functional.pad(maps.movedim(1, -1), (0, 0, left, left, up, up)) if up or left else maps.movedim(1, -1)
-    if high == wide == 1:
-        return padded[:, ::down, ::right]
-    return padded.unfold(1, high, down).unfold(2, wide, right).permute(0, 1, 2, 4, 5, 3).flatten(3)
+    padded = functional.pad(maps.movedim(1, -1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    seen = padded.unfold(1, weight.shape[2], stride[0]).unfold(2, weight.shape[3], stride[1])
+    return seen.permute(0, 1, 2, 4, 5, 3).flatten(3)

@@ -28,6 +28,7 @@ def distance(found, exact):
 CASES = {
     "two pixels": (nn.Conv2d(24, 16, 3, padding=1), 2),
     "two pixels, no padding": (nn.Conv2d(24, 16, (1, 2)), 2),
+    "no bias": (nn.Conv2d(24, 16, 3, padding=1, bias=False), 2),
     "strided": (nn.Conv2d(16, 24, 3, 2, 1), 4),
     "odd sides": (nn.Conv2d(16, 24, (3, 5), (2, 1), (1, 2)), 5),
     "one pixel": (nn.Conv2d(24, 16, 1), 1),
@@ -57,6 +58,16 @@ def test_training_step_is_that_of_torch_to_rounding(conv, side):
     for one, other, truth in zip(found, by_torch, exact, strict=True):
         assert one.shape == truth.shape
         assert distance(one, truth) <= max(1.2 * distance(other, truth), 2**-9)
+
+
+def test_bias_trains_beside_frozen_weights():
+    conv = nn.Conv2d(24, 16, 3, padding=1)
+    replace_convolutions(conv)
+    conv.weight.requires_grad_(False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        conv(torch.ones(2, 24, 2, 2)).sum().backward()
+    assert conv.weight.grad is None
+    assert torch.equal(conv.bias.grad, torch.full((16,), 8.0))
 
 
 def test_only_plain_convolutions_are_replaced():
