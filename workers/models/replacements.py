@@ -72,22 +72,21 @@ class ByShape(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 – torch's name
         large, narrow = input.shape[3] > 2 * self.stride[1], max(self.stride) == 1 and max(self.kernel_size) <= 3
         if (large if self.groups == 1 else narrow) or not (self.training and torch.is_autocast_enabled("cpu")):
-            return super()._conv_forward(input, weight, bias)
+            return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
         if self.groups == 1:
             return _Products.apply(input, weight, bias, self.stride, self.padding)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
-            return super()._conv_forward(input.float(), weight, bias).bfloat16()
+            return super()._conv_forward(input.float(), weight, bias).bfloat16()  # type: ignore[no-any-return]
 
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, *settings: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.settings = settings
-        return functional.linear(_windows(images, weight, *settings), weight.movedim(1, -1).flatten(1), bias).movedim(
-            -1, 1
-        )
+        outputs = functional.linear(_windows(images, weight, *settings), weight.movedim(1, -1).flatten(1), bias)
+        return outputs.movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
