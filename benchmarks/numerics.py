@@ -11,4 +11,5 @@ def fastest(threads: int) -> Numerics:
         threads=threads,
         precision="bf16" if found.bf16 else "fp32",
         kernels="compiled" if found.compiled_kernels else "torch",
+        convolutions="by_shape",
     )

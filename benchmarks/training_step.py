@@ -80,15 +80,24 @@ def cifar(settings: Settings) -> Row:
 
 
 def modern(settings: Settings) -> tuple[Row, ...]:
-    """Measures a ResNet of torchvision and a small one of timm at 64 pixels, batch 64, beside tuned PyTorch."""
-    cases = (
-        _Case(
-            f"{name}, 64 px", net, ModelSettings(name=name, input_size=64), 40, 64, 64, settings.threads, updates=2
-        )
-        for name, net in (("torchvision/resnet18", "resnet18"), ("timm/resnet10t", "resnet10t"))
-    )  # fmt: skip
-    title = "PyTorch with channels_last, bf16 autocast, fused SGD"
-    return tuple(_beside(case, peers.tuned, title, settings, Wanted(1.0)) for case in cases)
+    """Measures nets of torchvision and timm beside tuned PyTorch in bfloat16 and in float32."""
+    nets = (
+        ("torchvision/resnet18", "resnet18", 64, 73, 64),
+        ("torchvision/resnet18", "resnet18_224", 224, 256, 32),
+        ("timm/resnet10t", "resnet10t", 64, 73, 64),
+        ("torchvision/mobilenet_v2", "mobilenet_v2", 224, 256, 32),
+    )
+    cases = [
+        _Case(f"{name}, {px} px", net, ModelSettings(name=name, input_size=px), 40, side, batch, settings.threads, 2)
+        for name, net, px, side, batch in nets
+    ]
+    precisions = ((peers.tuned, "bf16 autocast"), (peers.tuned_fp32, "fp32"))
+    title = "PyTorch with channels_last, {}, fused SGD"
+    return tuple(
+        _beside(case, peer, title.format(precision), settings, Wanted(1.0))
+        for case in cases
+        for peer, precision in precisions
+    )
 
 
 def _beside(case: _Case, peer: Callable[..., None], title: str, settings: Settings, wanted: Wanted) -> Row:

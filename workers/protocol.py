@@ -18,7 +18,7 @@ class Numerics:
 
     `threads` counts torch's intra-op threads. `precision` is fp32, bf16, or on GPUs fp16, with a scaled loss, or tf32:
     float32 whose products round their factors to TF32. `kernels`, "compiled" or "torch", computes local response
-    normalisation. `compile` is one of `COMPILE_MODES`.
+    normalisation. `compile` is one of `COMPILE_MODES`, `convolutions` is "by_shape" or "torch".
     """
 
     threads: int = 1
@@ -26,6 +26,7 @@ class Numerics:
     device: str = "cpu"
     kernels: str = "torch"
     compile: str = "off"
+    convolutions: str = "torch"
 
 
 @dataclass(frozen=True)

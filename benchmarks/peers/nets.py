@@ -71,6 +71,11 @@ def resnet18(num_classes: int) -> nn.Module:
     return torchvision.models.resnet18(num_classes=num_classes)
 
 
+def mobilenet_v2(num_classes: int) -> nn.Module:
+    """Builds torchvision's."""
+    return torchvision.models.mobilenet_v2(num_classes=num_classes)
+
+
 def resnet10t(num_classes: int) -> nn.Module:
     """Builds timm's small ResNet."""
     import timm
@@ -83,6 +88,16 @@ NETS = {
     "small": small,
     "cifar_80s": cifar_80s,
     "resnet18": resnet18,
+    "resnet18_224": resnet18,
     "resnet10t": resnet10t,
+    "mobilenet_v2": mobilenet_v2,
 }
-CROPS = {"full_size": 224, "small": 56, "cifar_80s": 32, "resnet18": 64, "resnet10t": 64}
+CROPS = {
+    "full_size": 224,
+    "small": 56,
+    "cifar_80s": 32,
+    "resnet18": 64,
+    "resnet18_224": 224,
+    "resnet10t": 64,
+    "mobilenet_v2": 224,
+}

@@ -34,8 +34,21 @@ def plain_without_tf32(
     plain(net, num_classes, batch, threads, turns, device, steps)
 
 
+def tuned_fp32(net: str, num_classes: int, batch: int, threads: int, turns: Turns) -> None:
+    """Runs `tuned` without autocast, which is faster for some nets on CPUs."""
+    tuned(net, num_classes, batch, threads, turns, bf16=False)
+
+
 def tuned(
-    net: str, num_classes: int, batch: int, threads: int, turns: Turns, device: str = "cpu", steps: int = 1
+    net: str,
+    num_classes: int,
+    batch: int,
+    threads: int,
+    turns: Turns,
+    device: str = "cpu",
+    steps: int = 1,
+    *,
+    bf16: bool = True,
 ) -> None:
     """Runs the step with all that PyTorch offers by a flag: channels_last, bf16 autocast, fused SGD; torch's LRN."""
     torch.set_num_threads(threads)
@@ -46,7 +59,7 @@ def tuned(
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             logits = model(images)
         nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()

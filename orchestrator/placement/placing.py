@@ -23,7 +23,7 @@ from orchestrator.placement.choice import Candidate, Kind, Option
 from orchestrator.placement.measuring import ask_gpu, measure, measure_modes, read_rates, write_rates
 from orchestrator.plan import Plan, StageRef
 from workers.errors import ConfigError
-from workers.models import outline
+from workers.models import MODEL_NAMES, outline
 from workers.numerics import capabilities, code_digest, cpu_model, missing
 from workers.protocol import Numerics
 from workers.training import FUSED
@@ -177,7 +177,7 @@ class _Chooser:
     measuring: Measuring
 
     def placed(self, chosen: Candidate, line: str, *, built: bool, found: tuple[Option, ...] = ()) -> Placed:
-        numerics = Numerics(chosen.threads, chosen.precision, "cpu", self._kernels(built=built))
+        numerics = replace(self._numerics(built=built), threads=chosen.threads, precision=chosen.precision)
         return Placed(numerics, kept(self.config, self.plan, numerics), line, lacking(self.config)(numerics), found)
 
     def on_cpus(self, machines: Sequence[Machine]) -> Placed:
@@ -227,7 +227,7 @@ class _Chooser:
         for one in dict.fromkeys(machines):
             at = machines.index(one)
             on_it = {each: choice.on_each(each.threads, rooms, each.members)[at] for each in given}
-            rates[one.name] = self._rates(one, on_it, self._kernels(built=built), may_measure=may_measure)
+            rates[one.name] = self._rates(one, on_it, self._numerics(built=built), may_measure=may_measure)
         # The slowest kind counts, since a run ends with its last member.
         of_each = {each: [own[each] for own in rates.values() if each in own] for each in given}
         known = {each: each.members * min(own) for each, own in of_each.items() if len(own) == len(rates)}
@@ -240,7 +240,7 @@ class _Chooser:
         return self.placed(chosen.candidate, choice.reason(chosen, found) + where, built=built, found=found)
 
     def _rates(
-        self, machine: Machine, on_it: Mapping[Candidate, int], kernels: str, *, may_measure: bool
+        self, machine: Machine, on_it: Mapping[Candidate, int], numerics: Numerics, *, may_measure: bool
     ) -> dict[Candidate, float]:
         """Returns the known images per second of one member on `machine`, measuring them first if needed.
 
@@ -253,14 +253,14 @@ class _Chooser:
             "cpu": machine.processors,
             "num_cpus": machine.num_cpus,
             "code": code_digest(),
-            "kernels": kernels,
+            "kernels": numerics.kernels,
             "kind": asdict(choice.kind_of(stage)),
             "asked": [str(candidate) for candidate in given],
         }
         rates = read_rates(self.config.store, about)
         # One measurement decides which candidates are hopeless, so either all are measured again or none.
         if not rates and given and may_measure:
-            rates = self._call(machine, measure, stage, given, Numerics(kernels=kernels)) or {}
+            rates = self._call(machine, measure, stage, given, numerics) or {}
             write_rates(self.config.store, about, rates)
         known = {one: rates[same] / same.members for one, same in own.items() if same in rates}
         return {**{one: math.inf for one, same in own.items() if not same.members}, **known}
@@ -280,8 +280,10 @@ class _Chooser:
         wrong = any(outline(one.recipe.model, one.num_classes).strided_on_a_pixel for one in self.plan.stages)
         return (Precision.bf16.value, Precision.fp32.value) if bf16 and not wrong else (Precision.fp32.value,)
 
-    def _kernels(self, *, built: bool) -> str:
-        return "compiled" if built and self.config.cluster.kernels is not Kernels.plain else "torch"
+    def _numerics(self, *, built: bool) -> Numerics:
+        kernels = "compiled" if built and self.config.cluster.kernels is not Kernels.plain else "torch"
+        of_others = any(stage.recipe.model.name not in MODEL_NAMES for stage in self.plan.stages)
+        return Numerics(kernels=kernels, convolutions="by_shape" if of_others else "torch")
 
     def on_gpus(self, machines: Sequence[Machine]) -> Placed:
         """Gives each member its share of the CPUs, and measures how to compile its steps. Has never run on a GPU."""

@@ -9,7 +9,7 @@ from workers.models.halves import HalvedAlexNet
 from workers.models.nets import construct
 from workers.models.outlines import outline
 from workers.models.parts import fill, parts_of
-from workers.models.poolings import replace_poolings
+from workers.models.replacements import replace_convolutions, replace_poolings
 from workers.settings import InitSettings, ModelSettings
 
 
@@ -41,10 +41,10 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
     fill(parts_of(module), dict(whole.named_parameters()))
 
 
-def place(module: nn.Module, device: str) -> None:
+def place(module: nn.Module, device: str, convolutions: str = "torch") -> None:
     """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own.
 
-    On a GPU, poolings of others' models that torch would refuse are replaced by equal ones.
+    On GPUs, others' poolings that torch would refuse are replaced by equal ones; on CPUs "by_shape", slow convolutions.
     """
     if isinstance(module, HalvedAlexNet):
         module.place(device)
@@ -52,3 +52,5 @@ def place(module: nn.Module, device: str) -> None:
         module.to(device)
         if device.startswith("cuda") and builders.is_one(module):
             replace_poolings(module)
+        elif convolutions == "by_shape" and builders.is_one(module):
+            replace_convolutions(module)

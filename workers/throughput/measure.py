@@ -43,7 +43,7 @@ class TimedSteps:
         self._chosen, self._name = chosen, settings.model.name
         self._model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
         initialise(self._model, settings.init, seed=0)
-        place(self._model, chosen.device)
+        place(self._model, chosen.device, chosen.convolutions)
         self._forward = numerics.compiled(self._model, chosen)
         self._optimizer = build_optimizer(self._model, settings.optimizer, freeze, {})
         side = settings.model.input_size

@@ -156,7 +156,7 @@ def _prepared(
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.recipe.model, store.num_classes).to(memory_format=torch.channels_last)
     found = outline(spec.recipe.model, store.num_classes)
-    place(model, spec.numerics.device)
+    place(model, spec.numerics.device, spec.numerics.convolutions)
     frozen, lr_scale = found.select_all(spec.recipe.freeze), found.factors(spec.recipe.lr_scale)
     per_epoch = num_batches(
         sum(store.counts[split] for split in spec.recipe.trained_on), spec.recipe.optimizer.batch_size

@@ -150,6 +150,12 @@ def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, m
     assert said in placed.line
 
 
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize(("name", "way"), [("alexnet", "torch"), ("torchvision/resnet18", "by_shape")])
+def test_place_computes_convolutions_by_shape_where_a_net_is_anothers(name, way):
+    assert place(*planned(f"model.name={name}", "ensemble=five"), _note, Measuring.never).numerics.convolutions == way
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cpus")
 def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from torchvision import models
 from workers import numerics
 from workers.errors import ConfigError
 from workers.models import build, initialise, outline, place
-from workers.models.poolings import AveragePool
+from workers.models.replacements import AveragePool
 from workers.protocol import Numerics
 from workers.settings import InitSettings, ModelSettings, OptimizerSettings
 from workers.training import build_optimizer, mean_loss
