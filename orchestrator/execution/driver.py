@@ -8,7 +8,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
@@ -232,11 +231,14 @@ class Driver:
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
-        with ExitStack() as begun, self._ledger.together():
-            for job, asks in asked.items():
-                self._begin(job, *asks)
-                # Once the ledger is written, and also if there is no node for the next.
-                begun.callback(self._start, job)
+        try:
+            with self._ledger.together():
+                for job, asks in asked.items():
+                    self._begin(job, *asks)
+        finally:
+            # Also if there is no node for a later one.
+            for job in (job for job in asked if job in self._busy.values()):
+                self._start(job)
         # An autoscaler is asked for machines for all that could start.
         self._cluster.end_idle(chosen.num_waiting)
 
@@ -270,10 +272,10 @@ class Driver:
         resumed_from = newest_step(self._work.paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         state = State.running if self._cluster.is_local else State.waiting
         self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from, state=state, width=width)
+        self._busy[job.member] = job
 
     def _start(self, job: Job) -> None:
         member, paths, begun = job.member, self._work.paths, self._ledger.last(job)
-        self._busy[member] = job
         # The random part is needed if the ledger was deleted: it counts from 0 again.
         fence = f"{job}, attempt {begun.attempt}, launch {begun.launch}, {secrets.token_hex(4)}"
         raise_fence(paths.member(member), fence)
@@ -285,8 +287,7 @@ class Driver:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
                 spec = self._work.stage_spec(self._work.plan.stage(ref), begun.attempt, fence)
-                until = self._halving.until(ref) or spec.until
-                self._cluster.run_stage(replace(spec, until=until, width=begun.width))
+                self._cluster.run_stage(replace(spec, until=self._halving.until(ref) or spec.until, width=begun.width))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
