@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import process_guard
@@ -80,6 +81,15 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load(settings: "ClusterConfig") -> None:
+    """Loads Ray, which reads its environment then, and what it loads when it first sends something."""
+    with environment({**_QUIET, **(LOCAL_ENVIRONMENT if settings.address is None else {})}):
+        from ray.util import serialization_addons
+    names = ("_register_cloudpickle_serializer", "_register_cloudpickle_reducer")
+    apply: Callable[..., None] = serialization_addons.apply
+    apply(SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None)))
+
+
 @contextmanager
 def local() -> Iterator[HeadWatch | None]:
     """Starts a local Ray for the length of the block."""
@@ -101,15 +111,18 @@ def local() -> Iterator[HeadWatch | None]:
     with process_guard.guarding(mark, folder), environment(values):
         import ray
 
-        # Without "local" Ray joins any cluster it finds.
-        _init(
-            address="local",
-            num_cpus=available_cpus(),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
-            _temp_dir=str(folder / "r"),
-        )
+        from orchestrator.cluster.ray_lean import lean
+
+        with lean():
+            # Without "local" Ray joins any cluster it finds.
+            _init(
+                address="local",
+                num_cpus=available_cpus(),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
+                _temp_dir=str(folder / "r"),
+            )
         with unless_lost(ray.shutdown):
             yield None
 
