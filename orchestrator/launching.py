@@ -147,8 +147,9 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             keep_code(run.paths, plan)
             store_outside(run.paths, plan, data, run.book)
             config = _placed(config, plan, run, display)
+            # First: MLflow may soon know the run, and the next launch must find it again.
+            run.commit()
             with _tracked(config, plan, run, stores) as tracker:
-                run.commit()
                 ledger = Ledger(run.paths.ledger, budget_ends=ends_at(config.budget.hours))
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
@@ -232,7 +233,8 @@ def _train(
         actors.warm_up(len(plan.trained), run.record.numerics.threads, run.record.code_digest)
         _await_store(tracker, run)
         # Members train, and this process only looks at them: what the results need is loaded meanwhile.
-        Thread(target=_load_outputs, name="septet-loading").start()
+        loading = Thread(target=_load_outputs, name="septet-loading")
+        loading.start()
         with interrupts.deferred():
             try:
                 if not driver.run(actors, lambda: interrupts.requested, show) and not interrupts.requested:
@@ -240,6 +242,7 @@ def _train(
             except (MemberFailed, DataError, CheckFailed, OutOfTime) as error:
                 _require_enough(error, config, plan, run)
                 failure = error
+    loading.join()
     if interrupts.requested:
         raise interrupts.error()
     return failure

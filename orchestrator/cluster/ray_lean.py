@@ -1,7 +1,4 @@
-"""Starts the Ray of one launch without what only a lasting cluster needs, which is half of its start.
-
-Importing this loads Ray, which reads its environment then.
-"""
+"""Starts the Ray of one launch without what only a lasting cluster needs. Importing this loads Ray."""
 
 import os
 from collections.abc import Iterator
@@ -14,16 +11,12 @@ from orchestrator.cluster import process_guard
 
 
 class _LeanNode(node.Node):
-    """A head without dashboard, autoscaler and reader of logs; `ray.init` waits for the dashboard before all else."""
+    """A head without dashboard, autoscaler and reader of logs; `ray.init` would wait for the dashboard."""
 
-    def start_api_server(self, **_: Any) -> None:
+    def _skip(self, **_: Any) -> None:
         self._webui_url = ""
 
-    def start_monitor(self) -> None:
-        pass
-
-    def start_log_monitor(self) -> None:
-        pass
+    start_api_server = start_monitor = start_log_monitor = _skip  # type: ignore[assignment]
 
     def kill_all_processes(self, *_: Any, **__: Any) -> None:
         """Kills all at once: Ray asks one after the other to end, and waits up to 1 s for each."""
@@ -33,7 +26,7 @@ class _LeanNode(node.Node):
 @contextmanager
 def lean() -> Iterator[None]:
     """Makes `ray.init` start a lean head inside the block; its agent serves no pages either."""
-    whole: tuple[Any, Any] = node.Node, utils.get_dashboard_dependency_error
+    whole: Any = node.Node, utils.get_dashboard_dependency_error
     absent = ImportError("nobody looks at pages")
     node.Node, utils.get_dashboard_dependency_error = _LeanNode, lambda: absent  # type: ignore[misc]
     try:

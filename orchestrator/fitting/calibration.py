@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
@@ -94,8 +95,6 @@ def _logs(block: Block) -> NDArray[np.float64]:
 
 
 def _fit_temperature(block: Block, labels: Labels) -> list[Any]:
-    from scipy.optimize import minimize_scalar
-
     logs, rows = _logs(block), np.arange(len(labels))
 
     def loss(logarithm: float) -> float:
@@ -107,8 +106,6 @@ def _fit_temperature(block: Block, labels: Labels) -> list[Any]:
 
 
 def _fit_vector(block: Block, labels: Labels) -> list[Any]:
-    from scipy.optimize import minimize
-
     logs, rows = _logs(block), np.arange(len(labels))
     start = np.zeros((2, block.shape[1]))
     start[0] = 1 / _fit_temperature(block, labels)[0]

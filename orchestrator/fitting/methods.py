@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from orchestrator.combine import SMALLEST_PROBABILITY, Combination, Stacking
 from orchestrator.config import CombineMethod, Metric
@@ -130,8 +131,6 @@ def _full_regressions(sample: Sample, logs: NDArray[np.float64]) -> Iterator[_Re
 
 
 def _shared_regressions(sample: Sample, logs: NDArray[np.float64]) -> Iterator[_Regression]:
-    from scipy.optimize import minimize
-
     num_members, num_rows, _ = logs.shape
     rows, start = np.arange(num_rows), np.zeros(num_members + sample.num_classes)
     start[:num_members] = 1 / num_members

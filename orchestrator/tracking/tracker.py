@@ -69,15 +69,9 @@ class Tracker:
         tags: Mapping[str, str],
         pace: Pace | None = None,
     ) -> None:
-        """Begins to open the store, where it finds or makes the parent run.
+        """Begins to open the store at the absolute `config.uri`, where it finds or makes the parent run.
 
-        Args:
-            config: has an absolute `uri`; with `required`, a new run does not start without the store.
-            run: identifies the run.
-            plan: names the members and stages; their settings become parameters.
-            params: short values of the parent run, by which people compare ensembles; they never change.
-            tags: short values of the parent run that a later launch may replace.
-            pace: times of the sender; tests shorten them.
+        `params` are short values by which people compare ensembles; they never change. A later launch replaces `tags`.
         """
         self._uri = uri = config.uri
         self._needed = run.new and config.required

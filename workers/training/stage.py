@@ -1,5 +1,6 @@
 """Trains one stage of one member to its end, from its newest checkpoint, its ancestor's weights or fresh ones."""
 
+import gc
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -58,8 +59,8 @@ from workers.training.schedule import chance_threshold, whole_epochs
 
 
 def warm_up() -> None:
-    """Makes an optimizer and drops it: the first one in a process loads torch's compiler, which takes 1 s."""
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    """Keeps collections of garbage from looking at what is loaded by now."""
+    gc.freeze()
 
 
 _log = logging.getLogger(__name__)

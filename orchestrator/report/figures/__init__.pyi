@@ -1,5 +1,5 @@
 from .curves import lines_chart as lines_chart
-from .drawing import PALETTE as PALETTE, Drawing as Drawing, load_figures as load_figures
+from .drawing import PALETTE as PALETTE, Drawing as Drawing
 from .errors import Bar as Bar, member_errors as member_errors
 from .kernels import conv1_kernels as conv1_kernels
 from .matrices import Cell as Cell, confusion_matrix as confusion_matrix, pairs_chart as pairs_chart

@@ -54,12 +54,6 @@ class Drawing:
     png: bytes
 
 
-def load_figures() -> None:
-    """Loads what drawing needs, which takes half a second, before the first figure."""
-    with canvas(1.0) as figure:
-        draw("none", figure, "")
-
-
 @contextmanager
 def canvas(height: float) -> "Iterator[Figure]":
     """Yields an empty figure of `COLUMN` × `height` inches, to be filled and drawn inside: no display, no global state.
