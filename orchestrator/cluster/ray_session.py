@@ -111,9 +111,7 @@ def local() -> Iterator[HeadWatch | None]:
     with process_guard.guarding(mark, folder), environment(values):
         import ray
 
-        from orchestrator.cluster.ray_lean import lean
-
-        with lean():
+        with _lean():
             # Without "local" Ray joins any cluster it finds.
             _init(
                 address="local",
@@ -125,6 +123,29 @@ def local() -> Iterator[HeadWatch | None]:
             )
         with unless_lost(ray.shutdown):
             yield None
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Makes `ray.init` start a head without dashboard (it would wait for it), autoscaler, reader of logs and pages."""
+    from ray._private import node, utils
+
+    class Lean(node.Node):
+        def _skip(self, **_: Any) -> None:
+            self._webui_url = ""
+
+        start_api_server = start_monitor = start_log_monitor = _skip  # type: ignore[assignment]
+
+        def kill_all_processes(self, *_: Any, **__: Any) -> None:
+            # All at once: Ray asks one after the other to end, and waits up to 1 s for each.
+            process_guard.end(process_guard.marked_descendants(os.getpid(), os.environ[process_guard.MARK]))
+
+    whole: Any = node.Node, utils.get_dashboard_dependency_error
+    node.Node, utils.get_dashboard_dependency_error = Lean, lambda: ImportError()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        node.Node, utils.get_dashboard_dependency_error = whole  # type: ignore[misc]
 
 
 @contextmanager

@@ -182,7 +182,7 @@ for name in ("sgd", "adamw"):
     optimizer.step()
     optimizer.zero_grad()
 print("torch._dynamo" in sys.modules)
-torch.optim.SGD(net.parameters())
+torch.optim.SGD(net.parameters()).step()
 print("torch._dynamo" in sys.modules)
 """
 
