@@ -134,7 +134,7 @@ def _lean() -> Iterator[None]:
         def _skip(self, **_: Any) -> None:
             self._webui_url = ""
 
-        start_api_server = start_monitor = start_log_monitor = _skip  # type: ignore[assignment]
+        start_api_server = start_monitor = start_log_monitor = _skip
 
         def kill_all_processes(self, *_: Any, **__: Any) -> None:
             # All at once: Ray asks one after the other to end, and waits up to 1 s for each.
