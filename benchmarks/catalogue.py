@@ -36,6 +36,7 @@ ENTRIES = (
     Entry("tracking", "benchmarks.tracking:run", "3 min", "step time under each fault of MLflow"),
     Entry("combine", "benchmarks.combining:run", "2 min, 2.8 GB of disk", "averaging 7 × 100,000 × 1,000"),
     Entry("startup", "benchmarks.start_up:run", "10 s", "septet --help beside python -c pass"),
+    Entry("launch", "benchmarks.launch_cost:run", "6 min", "fixed cost of a launch beside a floor; a member more"),
     Entry("input", "benchmarks.input_pipeline:run", "5 s", "training batches from the store beside PIL"),
     Entry("large_store", "benchmarks.large_store:run", "20 s, 0.2 GB of disk", "a store of 1.3 million images"),
     Entry("cold_store", "benchmarks.cold_store:run", "2 min, 2.5 GB of disk", "batches from a store not in memory"),

@@ -31,7 +31,7 @@ from benchmarks.turns import take_turns
 from orchestrator.config import TrackingConfig, compose
 from orchestrator.inputs import survey_all
 from orchestrator.plan import make_plan
-from orchestrator.tracking import Ending, RunIdentity, open_tracking
+from orchestrator.tracking import Ending, RunIdentity, Tracker
 from workers.data.loading import draw_epoch
 from workers.data.store import open_store
 from workers.data.survey import Survey
@@ -115,7 +115,7 @@ def tracking(scratch: Path, num_members: int) -> Costs:
     config = compose(["ensemble=sweep", f"sweep.seed=[{','.join(map(str, range(num_members)))}]"])
     plan = make_plan(config, survey_all(config))
     identity = RunIdentity("a", "scaling", plan.hash, "scaling")
-    tracker = open_tracking(TrackingConfig(f"sqlite:///{scratch}/mlflow.db", required=True), identity, plan, {}, {})
+    tracker = Tracker(TrackingConfig(f"sqlite:///{scratch}/mlflow.db", required=True), identity, plan, {}, {})
     since = time.perf_counter()
     for stage in plan.stages:
         tracker.stage_started(stage.ref)

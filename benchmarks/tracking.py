@@ -23,7 +23,7 @@ from benchmarks.turns import ratios, take_turns
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run import Follower
-from orchestrator.tracking import RunIdentity, open_tracking, serving
+from orchestrator.tracking import RunIdentity, Tracker, serving
 from workers.protocol import StageSpec
 
 _BATCH, _CLASSES, _SIDE, _UPDATES = 64, 40, 64, 20
@@ -71,7 +71,8 @@ def _plan(spec: StageSpec) -> Plan:
 def _drive(spec: StageSpec, address: str) -> None:
     """Does a driver's work for one stage until the process is killed."""
     identity = RunIdentity(str(uuid.uuid4()), "benchmark", "benchmark", spec.member)
-    tracker = open_tracking(TrackingConfig(address, False), identity, _plan(spec), {}, {})
+    tracker = Tracker(TrackingConfig(address, False), identity, _plan(spec), {}, {})
+    tracker.wait_until_open()
     ref = StageRef(spec.member, spec.stage)
     tracker.stage_started(ref)
     follower = Follower(spec.stage_dir / "metrics.jsonl")

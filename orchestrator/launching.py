@@ -1,12 +1,13 @@
 """Launches a run: from the configuration to trained members, submission and report."""
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from threading import Thread
+from typing import IO, TYPE_CHECKING
 
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import (
@@ -21,10 +22,8 @@ from orchestrator.combine import (
 from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, remarks_on, watching
 from orchestrator.execution import Driver, Interrupts, OutOfTime, Work, ends_at, obeying
-from orchestrator.finished import log_models
 from orchestrator.folding import find_folds
 from orchestrator.inputs import hash_init_files, hash_outside, prepare_all, survey_all, with_code
-from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, Widths, disk_estimate, remarks
 from orchestrator.planning import checked_plan
@@ -48,12 +47,15 @@ from orchestrator.run import (
     versions,
 )
 from orchestrator.text import counted, redact, without_secrets
-from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, ensemble_params, open_tracking
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, ensemble_params
 from workers.data.export import export
 from workers.data.store import Store, require_space
 from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
+
+if TYPE_CHECKING:
+    from orchestrator.outputs import Results
 
 _CONFIG_DIR = "--config-dir="
 
@@ -63,7 +65,7 @@ class LaunchResult:
     """Holds the run directory of a launch and its results."""
 
     run_dir: Path
-    results: Results
+    results: "Results"
 
 
 class Incomplete(MemberFailed):
@@ -146,16 +148,20 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             keep_code(run.paths, plan)
             store_outside(run.paths, plan, data, run.book)
             config = _placed(config, plan, run, display)
+            # First: MLflow may soon know the run, and the next launch must find it again.
+            run.commit()
             with _tracked(config, plan, run, stores) as tracker:
-                run.commit()
                 ledger = Ledger(run.paths.ledger, budget_ends=ends_at(config.budget.hours))
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     needs = _needs(config, plan, run.paths, stores, run.record)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display, needs)
                     results = _results(config, plan, run, failure)
-                    _publish(results, run.paths, plan.trained, tracker)
+                    results.publish(run.paths, plan.trained, tracker)
                     if config.tracking.models or config.tracking.register:
+                        # Imported here, since few launches need it.
+                        from orchestrator.finished import log_models
+
                         log_models(run.paths, config.tracking.register, tracker, display.note, trust_code=trust_code)
                     if failure is not None:
                         kind = IncompleteInTime if isinstance(failure, OutOfTime) else Incomplete
@@ -211,7 +217,7 @@ def _train(
 ) -> SeptetError | None:
     """Runs all jobs that are not done; returns why members are not there that the submission can do without.
 
-    A cluster is opened only if there is work.
+    A cluster is opened only if there is work. It starts while the tracking store opens.
     """
 
     reader = StatusReader(run.paths)
@@ -221,23 +227,48 @@ def _train(
         display.show(reader.read())
 
     if driver.take_stock():
+        _await_store(tracker, run)
         return None
     failure: SeptetError | None = None
-    with cluster.open_cluster(config.cluster, needs) as actors, interrupts.deferred():
+    with cluster.open_cluster(config.cluster, needs) as actors:
         actors.warm_up(len(plan.trained), run.record.numerics.threads, run.record.code_digest)
-        try:
-            if not driver.run(actors, lambda: interrupts.requested, show) and not interrupts.requested:
-                raise _out_of_time(config, plan, run)
-        except (MemberFailed, DataError, CheckFailed, OutOfTime) as error:
-            _require_enough(error, config, plan, run)
-            failure = error
+        _await_store(tracker, run)
+        # Members train, and this process only looks at them: what the results need is loaded meanwhile.
+        loading = Thread(target=_load_outputs, name="septet-loading")
+        loading.start()
+        with interrupts.deferred():
+            try:
+                if not driver.run(actors, lambda: interrupts.requested, show) and not interrupts.requested:
+                    raise _out_of_time(config, plan, run)
+            except (MemberFailed, DataError, CheckFailed, OutOfTime) as error:
+                _require_enough(error, config, plan, run)
+                failure = error
+    loading.join()
     if interrupts.requested:
         raise interrupts.error()
     return failure
 
 
-def _results(config: Config, plan: Plan, run: OpenedRun, failure: SeptetError | None) -> Results:
+def _load_outputs() -> None:
+    from orchestrator import outputs  # noqa: F401
+    from orchestrator.report import load_libraries
+
+    load_libraries()
+
+
+def _await_store(tracker: Tracker, run: OpenedRun) -> None:
+    """Waits until the tracking store is open; a new run without a store that it needs leaves nothing behind."""
+    try:
+        tracker.wait_until_open()
+    except ConfigError:
+        run.committed = False
+        raise
+
+
+def _results(config: Config, plan: Plan, run: OpenedRun, failure: SeptetError | None) -> "Results":
     """Writes submission and report; if they cannot do without what failed, that failure is told too."""
+    from orchestrator.outputs import write_results
+
     try:
         return write_results(run.paths, plan, config.combine, config.submission, run.book, config.metric)
     except (ConfigError, MemberFailed) as error:
@@ -334,16 +365,13 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
 
 @contextmanager
 def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store]) -> Iterator[Tracker]:
-    """Opens the tracker for the block; its MLflow runs end with the status of the block."""
+    """Opens the tracker for the block, in the background; its MLflow runs end with the status of the block."""
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
     # Tags, since parameters are immutable: an extension changes the members, another launch the method.
     tags = {"septet.members": str(len(without(plan, ()).members)), "septet.combine": config.combine.method.value}
-    try:
-        tracker = open_tracking(config.tracking, identity, plan, ensemble_params(config, plan), tags)
-    except KeyboardInterrupt:
-        # MLflow may know the run already: the next launch must find it again.
-        run.commit()
-        raise
+    # First, since two threads that import the same packages at once may see them half loaded.
+    cluster.load(config.cluster)
+    tracker = Tracker(config.tracking, identity, plan, ensemble_params(config, plan), tags)
     sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in stores}
     tracker.set_datasets({name: DatasetInput(name, store.digest, sources[name]) for name, store in stores.items()})
     try:
@@ -353,29 +381,3 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
         tracker.close(Ending.KILLED if killed else Ending.FAILED)
         raise
     tracker.close(Ending.FINISHED)
-
-
-def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracker: Tracker) -> None:
-    tracker.log_by_members({f"{split}_top1_error": curve for split, curve in results.by_members.items()})
-    for one in results.scores:
-        students = {name: each.score for name, each in one.students.items()}
-        for member, score in {"": one.ensemble, **one.members, **students}.items():
-            if not member or member in trained:
-                tracker.log_scores({f"{one.split}/{name}": value for name, value in asdict(score).items()}, member)
-    # Names of earlier releases; they go with 0.3.
-    tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
-    tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
-    for member, scores in results.members.items():
-        # A member from outside has no run of its own.
-        key, own = ("final", member) if member in trained else (member, "")
-        tracker.log_scores({f"{key}/{name}": value for name, value in scores.items()}, own)
-    if results.digests is not None:
-        # Also kept outside the run directory, to detect changes of its files.
-        digests = results.digests
-        sha256 = {"septet.submission_sha256": digests.sha256, "septet.manifest_sha256": digests.manifest_sha256}
-        tracker.tag_ensemble(sha256)
-    # Without its title, which is the experiment's name.
-    tracker.describe(paths.report_table.read_text(encoding="utf-8").partition("\n\n")[2])
-    tracker.log_artifact(paths.config_yaml)
-    tracker.log_artifact(paths.submission, "submission")
-    tracker.log_artifact(paths.report, "report")

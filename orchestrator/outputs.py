@@ -1,6 +1,6 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -52,6 +52,7 @@ from orchestrator.run import (
 )
 from orchestrator.submission import ask, find_manifest, write_submission
 from orchestrator.text import counted
+from orchestrator.tracking import Tracker
 from workers.errors import DataError
 from workers.settings import OUT_OF_FOLD
 from workers.storage import parse_json
@@ -79,6 +80,32 @@ class Results:
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
     scores: tuple[SplitScores, ...] = ()
     by_members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def publish(self, paths: RunPaths, trained: Collection[str], tracker: Tracker) -> None:
+        """Tells the tracker of a run whose `trained` members have runs of their own."""
+        tracker.log_by_members({f"{split}_top1_error": curve for split, curve in self.by_members.items()})
+        for one in self.scores:
+            students = {name: each.score for name, each in one.students.items()}
+            for member, score in {"": one.ensemble, **one.members, **students}.items():
+                if not member or member in trained:
+                    tracker.log_scores({f"{one.split}/{name}": value for name, value in asdict(score).items()}, member)
+        # Names of earlier releases; they go with 0.3.
+        tracker.log_scores({f"ensemble/{name}": value for name, value in self.ensemble.items()})
+        tracker.log_scores({f"data/{split}_unreadable": count for split, count in self.num_unreadable.items()})
+        for member, scores in self.members.items():
+            # A member from outside has no run of its own.
+            key, own = ("final", member) if member in trained else (member, "")
+            tracker.log_scores({f"{key}/{name}": value for name, value in scores.items()}, own)
+        if self.digests is not None:
+            # Also kept outside the run directory, to detect changes of its files.
+            digests = self.digests
+            sha256 = {"septet.submission_sha256": digests.sha256, "septet.manifest_sha256": digests.manifest_sha256}
+            tracker.tag_ensemble(sha256)
+        # Without its title, which is the experiment's name.
+        tracker.describe(paths.report_table.read_text(encoding="utf-8").partition("\n\n")[2])
+        tracker.log_artifact(paths.config_yaml)
+        tracker.log_artifact(paths.submission, "submission")
+        tracker.log_artifact(paths.report, "report")
 
 
 def write_results(

@@ -19,5 +19,5 @@ from .ray_capacity import check_resources as check_resources, survey_nodes as su
 from .ray_machines import open_nodes as open_nodes
 from .ray_nodes import idle_gpus as idle_gpus
 from .ray_serving import serve_replicas as serve_replicas
-from .ray_session import available_cpus as available_cpus
+from .ray_session import available_cpus as available_cpus, load as load
 from .ray_shards import run_tasks as run_tasks, shard_runner as shard_runner

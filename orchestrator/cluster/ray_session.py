@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import process_guard
@@ -80,6 +81,15 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load(settings: "ClusterConfig") -> None:
+    """Loads Ray, which reads its environment then, and what it loads when it first sends something."""
+    with environment({**_QUIET, **(LOCAL_ENVIRONMENT if settings.address is None else {})}):
+        from ray.util import serialization_addons
+    names = ("_register_cloudpickle_serializer", "_register_cloudpickle_reducer")
+    apply: Callable[..., None] = serialization_addons.apply
+    apply(SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None)))
+
+
 @contextmanager
 def local() -> Iterator[HeadWatch | None]:
     """Starts a local Ray for the length of the block."""
@@ -101,17 +111,41 @@ def local() -> Iterator[HeadWatch | None]:
     with process_guard.guarding(mark, folder), environment(values):
         import ray
 
-        # Without "local" Ray joins any cluster it finds.
-        _init(
-            address="local",
-            num_cpus=available_cpus(),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
-            _temp_dir=str(folder / "r"),
-        )
+        with _lean():
+            # Without "local" Ray joins any cluster it finds.
+            _init(
+                address="local",
+                num_cpus=available_cpus(),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
+                _temp_dir=str(folder / "r"),
+            )
         with unless_lost(ray.shutdown):
             yield None
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Makes `ray.init` start a head without dashboard (it would wait for it), autoscaler, reader of logs and pages."""
+    from ray._private import node, utils
+
+    class Lean(node.Node):
+        def _skip(self, **_: Any) -> None:
+            self._webui_url = ""
+
+        start_api_server = start_monitor = start_log_monitor = _skip
+
+        def kill_all_processes(self, *_: Any, **__: Any) -> None:
+            # All at once: Ray asks one after the other to end, and waits up to 1 s for each.
+            process_guard.end(process_guard.marked_descendants(os.getpid(), os.environ[process_guard.MARK]))
+
+    whole: Any = node.Node, utils.get_dashboard_dependency_error
+    node.Node, utils.get_dashboard_dependency_error = Lean, lambda: ImportError()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        node.Node, utils.get_dashboard_dependency_error = whole  # type: ignore[misc]
 
 
 @contextmanager

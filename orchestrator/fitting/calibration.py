@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
-from sklearn.isotonic import IsotonicRegression
 from threadpoolctl import threadpool_limits
 
 from orchestrator.combine import (
@@ -127,6 +126,8 @@ def _fit_vector(block: Block, labels: Labels) -> list[Any]:
 
 
 def _fit_isotonic(block: Block, labels: Labels) -> list[Any]:
+    from sklearn.isotonic import IsotonicRegression
+
     # No class is impossible, as one would be that was never right where it was unlikely.
     least = max(10.0**-_PLACES, 1 / block.size)
     curves = []

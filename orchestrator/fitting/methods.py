@@ -1,5 +1,7 @@
 """Fits how members are combined: weights on a simplex, selection with replacement, logistic regression. Pure.
 
+scikit-learn is imported where it is needed, since it takes a second.
+
 Each method returns candidates, the plainest first; cross-fitting chooses between them (`orchestrator.fitting.choice`).
 Members come in an order that does not depend on their names, and all random numbers have a fixed seed.
 """
@@ -10,8 +12,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from orchestrator.combine import SMALLEST_PROBABILITY, Combination, Stacking
 from orchestrator.config import CombineMethod, Metric
@@ -108,6 +108,9 @@ def _stacked(coefficients: NDArray[np.float64], constants: NDArray[np.float64]) 
 
 
 def _full_regressions(sample: Sample, logs: NDArray[np.float64]) -> Iterator[_Regression]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     num_members, num_rows, num_classes = logs.shape
     # A constant in a member's row changes no score; without it, and on one scale, the fit converges.
     centred = logs - logs.mean(axis=2, keepdims=True)

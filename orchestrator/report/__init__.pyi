@@ -11,4 +11,4 @@ from .table import (
     table_text as table_text,
 )
 from .worth import drop_note as drop_note, metric_told as metric_told
-from .write import scores_json as scores_json, write_report as write_report
+from .write import load_libraries as load_libraries, scores_json as scores_json, write_report as write_report

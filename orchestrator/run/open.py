@@ -278,7 +278,7 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
 def _remove(paths: RunPaths, made: Sequence[Path]) -> None:
     """Deletes what a launch that never began has written."""
     if not made:
-        for path in (paths.run_json, paths.config_yaml, paths.lock):
+        for path in (paths.run_json, paths.config_yaml, paths.ledger, paths.lock):
             path.unlink(missing_ok=True)
         for folder in (paths.data, paths.code):
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,10 +6,11 @@ import os
 import re
 import sqlite3
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.tracking.uri import check_database_place, sqlite_path
+from orchestrator.tracking.uri import artifact_root, check_database_place, sqlite_path
 from workers.errors import ConfigError, StorageError
 from workers.storage import TEMPORARY_PREFIX, fsync, locked
 
@@ -102,7 +103,6 @@ def make_database(uri: str) -> None:
     _set_up_mlflow()
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DatabaseError
 
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
@@ -113,17 +113,22 @@ def make_database(uri: str) -> None:
             raise ConfigError(f"{path}: another process has been making it for {_MAKING_S:.0f} s; end that one")
 
     try:
+        uri.encode()
         with locked(path.with_name(f"{path.name}.lock"), waiting):
             if path.exists():
                 return
             for left in (temporary, temporary.with_name(f"{temporary.name}-journal")):
                 left.unlink(missing_ok=True)
-            address = str(make_url(uri).set(database=str(temporary)))
-            SqlAlchemyStore(address, str(path.absolute().parent / "mlartifacts")).engine.dispose()
+            # In memory first: on a disk each of MLflow's 331 statements would wait for it.
+            memory, artifacts = f"file:{uuid.uuid4()}?mode=memory&cache=shared", artifact_root(uri)
+            with contextlib.closing(sqlite3.connect(memory, uri=True)) as made:
+                SqlAlchemyStore(f"sqlite:///{memory}&uri=true", str(artifacts)).engine.dispose()
+                with contextlib.closing(sqlite3.connect(temporary)) as copy:
+                    made.backup(copy)
             fsync(temporary)
             temporary.replace(path)
             fsync(path.absolute().parent)
-    except (MlflowException, DatabaseError, OSError, StorageError, UnicodeError) as error:
+    except (MlflowException, DatabaseError, sqlite3.Error, OSError, StorageError, UnicodeError) as error:
         # UnicodeError: a folder's name is not UTF-8, but an address has to be.
         raise ConfigError(f"{path} cannot be made ({str(error).splitlines()[0]})") from error
 

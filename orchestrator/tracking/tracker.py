@@ -14,13 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan, StageRef
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store
 from orchestrator.tracking.models import Models
 from orchestrator.tracking.params import DIFFER, stage_params
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
-from orchestrator.tracking.uri import is_local
+from orchestrator.tracking.uri import is_local, sqlite_path, unreachable
 from workers.load import read_load
 
 T = TypeVar("T")
@@ -54,18 +55,28 @@ class RunIdentity:
 
 
 class Tracker:
-    """Logs a launch. Every verb but `with_models` and `close` returns at once and may be repeated, from any thread."""
+    """Logs a launch. Its verbs return at once and may be repeated, from any thread.
+
+    `wait_until_open`, `with_models` and `close` wait for the store, which opens in the background.
+    """
 
     def __init__(
         self,
-        uri: str,
+        config: TrackingConfig,
         run: RunIdentity,
         plan: Plan,
         params: Mapping[str, object],
         tags: Mapping[str, str],
         pace: Pace | None = None,
     ) -> None:
-        self._uri = uri
+        """Begins to open the store at the absolute `config.uri`, where it finds or makes the parent run.
+
+        `params` are short values by which people compare ensembles; they never change. A later launch replaces `tags`.
+        """
+        self._uri = uri = config.uri
+        self._needed = run.new and config.required
+        self._is_made = (path := sqlite_path(uri)) is not None and not path.exists()
+        self._is_abandoned = False
         self._run = run
         self._plan = plan
         self._begins = _begins(plan)
@@ -86,14 +97,26 @@ class Tracker:
         """Returns what run.json keeps, as far as known: uri, experiment_id, run_id (of the parent), members, stages."""
         return self._store.ids
 
-    def wait_until_open(self, *, needed: bool) -> str:
-        """Waits for the store, at most 10 s unless it is a file that is `needed`; returns the problem or ""."""
+    def wait_until_open(self) -> None:
+        """Waits for the store, at most 10 s unless it is a file that is needed or has to be made.
+
+        Raises:
+            ConfigError: the run is new, the store is required, and it does not answer; nothing more is sent.
+        """
+        longest_s, refused_s = _ANSWER_S, REFUSED_S
         if is_local(self._uri):  # another process may hold the database for some seconds
-            return self._sender.wait_for(self._opened, _CREATE_S if needed else _ANSWER_S, _ANSWER_S)
-        return self._sender.wait_for(self._opened, _ANSWER_S, REFUSED_S)
+            longest_s, refused_s = _CREATE_S if self._needed or self._is_made else _ANSWER_S, _ANSWER_S
+        problem = self._sender.wait_for(self._opened, longest_s, refused_s)
+        if problem and self._needed:
+            self.abandon()
+            raise unreachable(self._uri, problem)
+        if problem:
+            where = redact(self._uri)
+            _log.warning("MLflow at %s: %s; training continues, and metrics are sent when it answers", where, problem)
 
     def abandon(self) -> None:
-        """Stops sending; nothing more reaches the store."""
+        """Stops sending; nothing more reaches the store, and nobody waits for it."""
+        self._is_abandoned = True
         self._sender.stop()
 
     def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
@@ -175,6 +198,8 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """Ends the parent run and every open run; waits for a store that is down for 10 s, after a signal for 5."""
+        if self._is_abandoned:
+            return
         now_ms = _now_ms()
 
         def finish() -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from orchestrator.text import redact
 from workers.errors import ConfigError
 
 
@@ -30,6 +31,16 @@ def meant(uri: str) -> str | None:
         return f"http://{uri}"
     path = uri.removeprefix("file://")
     return f"sqlite:///{path}" if path.startswith("/") and path.endswith((".db", ".sqlite", ".sqlite3")) else None
+
+
+def unreachable(uri: str, problem: str) -> ConfigError:
+    """Returns the error for a store that a launch needs and that does not answer."""
+    if (address := meant(uri)) is not None:
+        return ConfigError(f"tracking store {redact(uri)} is no address: did you mean tracking.uri={redact(address)}?")
+    return ConfigError(
+        f"tracking store {redact(uri)} cannot be used: {problem}; start it, correct tracking.uri, "
+        "or use tracking.required=false to continue without it"
+    )
 
 
 def artifact_root(uri: str) -> Path | None:

@@ -8,6 +8,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn", "pyarrow", "fsspec", "s3fs", "botocore"}
+HEAVY |= {"pandas", "scipy.stats"}
 
 
 def _loaded(statement):
@@ -24,6 +25,21 @@ def test_measure_itself_sees_a_heavy_import():
 
 def test_command_line_imported_loads_nothing_heavy():
     assert _loaded("import orchestrator.cli.program") == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import orchestrator.launching",
+        "from orchestrator.outputs import write_results",
+        "from orchestrator.fitting import calibrate, choose, mcnemar, member_worth, wilson",
+        "from orchestrator.run import list_runs, read_status, status_lines",
+        "from orchestrator.verification import explain, verify",
+    ],
+)
+def test_launch_and_verbs_on_finished_runs_load_nothing_heavy_before_they_need_it(statement):
+    # A face loads a name at its first use.
+    assert _loaded(statement) == set()
 
 
 @pytest.mark.parametrize(

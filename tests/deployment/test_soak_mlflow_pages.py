@@ -21,10 +21,9 @@ from whole_run import build_run
 
 from orchestrator.config import TrackingConfig, compose
 from orchestrator.finished import log_models
-from orchestrator.launching import _publish
 from orchestrator.outputs import write_results
 from orchestrator.run.metrics import Follower
-from orchestrator.tracking import DatasetInput, Ending, RunIdentity, ensemble_params, open_tracking, save_pyfunc
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, ensemble_params, save_pyfunc
 from orchestrator.tracking.ui import Target, page, serving
 from orchestrator.tracking.view import TRAINING_PAGES
 
@@ -126,7 +125,8 @@ def shown(tmp_path_factory):
         with serving(uri, timeout_s=240.0) as server:
             identity = RunIdentity("uuid", "synthetic", run.plan.hash, "seven", new=False)
             params = ensemble_params(config, run.plan)
-            tracker = open_tracking(TrackingConfig(server.address, False), identity, run.plan, params, {})
+            tracker = Tracker(TrackingConfig(server.address, False), identity, run.plan, params, {})
+            tracker.wait_until_open()
             tracker.set_datasets({name: DatasetInput(name, DIGEST, name) for name in ("target", "superset")})
             for ref in run.plan.by_ref:
                 tracker.stage_started(ref)
@@ -134,7 +134,7 @@ def shown(tmp_path_factory):
                     tracker.log(ref, point.step, point.time, {**point.metrics, **LOAD})
                 tracker.stage_finished(ref, Ending.FINISHED)
             results = write_results(run.paths, run.plan, config.combine, config.submission)
-            _publish(results, run.paths, run.plan.trained, tracker)
+            results.publish(run.paths, run.plan.trained, tracker)
             patch.setattr("orchestrator.finished.logged.export", stand_in)
             log_models(run.paths, "photographs", tracker, lines.append, trust_code=False)
             assert lines == ["MLflow: tracing 8 models", "MLflow: photographs version 1 is the champion"]

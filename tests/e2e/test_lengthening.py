@@ -30,7 +30,7 @@ def launch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(story.cluster, "open_cluster", one_slot)
     monkeypatch.setattr(story.tracking, "probe", lambda *_: "")
-    monkeypatch.setattr(story, "open_tracking", lambda *_: NoTracker())
+    monkeypatch.setattr(story, "Tracker", lambda *_: NoTracker())
     return lambda run, *words: main(["launch", f"run_dir={run}", *SMALL, *words])
 
 

@@ -106,7 +106,7 @@ def made(root, store, patch):
     bench = Bench(root, store, write_ensemble(root / "groups", "three", *"abc"))
     patch.setattr(cluster, "open_cluster", lambda *_: nullcontext(LocalActors(1, bench.duties)))
     patch.setattr(story.tracking, "probe", lambda *_: "")
-    patch.setattr(story, "open_tracking", lambda *_: bench.tracker)
+    patch.setattr(story, "Tracker", lambda *_: bench.tracker)
     patch.chdir(root)
     return bench
 

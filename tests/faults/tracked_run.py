@@ -22,7 +22,6 @@ from flushed import flushed
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.plan.model import Plan
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.opening import open_tracking
 from orchestrator.tracking.sender import Pace
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.ui import serving
@@ -85,7 +84,9 @@ class FakeRun:
         """Tracking as a launch opens it; a store that is away stops nothing."""
         new, self.num_launches = self.num_launches == 0, self.num_launches + 1
         identity = RunIdentity(self.run_id, "faults", self.plan.hash, self.root.name, new)
-        return open_tracking(TrackingConfig(self.uri, False), identity, self.plan, {"seed": 1}, {}, QUICK)
+        tracker = Tracker(TrackingConfig(self.uri, False), identity, self.plan, {"seed": 1}, {}, QUICK)
+        tracker.wait_until_open()
+        return tracker
 
     def train(self, tracker: Tracker) -> None:
         """All that is not done yet, by the real driver."""

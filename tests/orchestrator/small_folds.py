@@ -28,7 +28,7 @@ def launch(place, *words, run_dir="run", tracker=None):
     here = (f"run_dir={place / run_dir}", f"datasets.store={place / 'store'}", f"--config-dir={place / 'groups'}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "open_cluster", one_slot)
-        patch.setattr(launching, "open_tracking", lambda *_: tracker or NoTracker())
+        patch.setattr(launching, "Tracker", lambda *_: tracker or NoTracker())
         named = any(word.startswith("ensemble=") for word in words)
         ensemble = () if named else ("ensemble=two", "datasets.superset.orientations=1")
         return main(["launch", *ensemble, f"tracking.uri=sqlite:///{place}/mlflow.db", *here, *SMALL, *words])

@@ -59,9 +59,7 @@ from workers.training.schedule import chance_threshold, whole_epochs
 
 
 def warm_up() -> None:
-    """Makes an optimizer and drops it: the first one in a process loads torch's compiler, which takes 1 s."""
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    # Later collections need not look at what is loaded by now.
+    """Keeps collections of garbage from looking at what is loaded by now."""
     gc.freeze()
 
 

@@ -104,6 +104,8 @@ def draw(name: str, figure: "Figure", caption: str, spoken: str = "") -> Drawing
     # With a salt the ids of clips are the same in every run, and others in each drawing of a page.
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    # It is laid out now, and without an engine that is not done again.
+    figure.set_layout_engine(None)
     # Without the software version the same numbers give the same bytes.
     figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
     svg, said = _titled(text.getvalue()), spoken or caption

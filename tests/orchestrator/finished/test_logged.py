@@ -10,11 +10,9 @@ from whole_run import build_run
 from orchestrator.config.schema import CombineConfig, SubmissionConfig, TrackingConfig
 from orchestrator.finished import logged
 from orchestrator.finished.logged import _stays, log_models
-from orchestrator.launching import _publish
 from orchestrator.outputs import write_results
 from orchestrator.tracking.mlflow_store import DatasetInput
-from orchestrator.tracking.opening import open_tracking
-from orchestrator.tracking.tracker import Ending, RunIdentity
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from workers.errors import ConfigError
 
 MEMBERS = ("lr0.5", "deep1")
@@ -38,11 +36,12 @@ def tracker(finished, client, request):
     """Of a run of its own, which has scores and a dataset."""
     run, results = finished
     identity = RunIdentity(request.node.name, "logged", run.plan.hash, "a run", new=False)
-    tracker = open_tracking(TrackingConfig(client.tracking_uri, False), identity, run.plan, {}, {})
+    tracker = Tracker(TrackingConfig(client.tracking_uri, False), identity, run.plan, {}, {})
+    tracker.wait_until_open()
     tracker.set_datasets({name: DatasetInput(name, name * 9, name) for name in ("superset", "target")})
     for ref in run.plan.by_ref:
         tracker.stage_started(ref)
-    _publish(results, run.paths, run.plan.trained, tracker)
+    results.publish(run.paths, run.plan.trained, tracker)
     yield tracker
     tracker.close(Ending.FINISHED)
 
@@ -122,7 +121,8 @@ def test_net_that_cannot_be_traced_costs_a_line(finished, client, tracker, expor
 def test_store_that_is_down_costs_a_line_and_no_trace(finished, exports, monkeypatch):
     monkeypatch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.2)
     identity = RunIdentity("down", "logged", "hash", "a run", new=False)
-    tracker = open_tracking(TrackingConfig("sqlite:////nowhere/mlflow.db", False), identity, finished[0].plan, {}, {})
+    tracker = Tracker(TrackingConfig("sqlite:////nowhere/mlflow.db", False), identity, finished[0].plan, {}, {})
+    tracker.wait_until_open()
     assert "launch again" in "".join(_log(finished, tracker, "digits")) and exports == []
     tracker.abandon()
 

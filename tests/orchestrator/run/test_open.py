@@ -17,6 +17,7 @@ from fake_stages import make_plan, make_stage
 
 from orchestrator.plan.model import StageRef
 from orchestrator.run.holder import is_locked, lock
+from orchestrator.run.ledger import Ledger, State
 from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -278,6 +279,18 @@ def test_open_run_never_committed_leaves_no_trace(tmp_path, below):
     with pytest.raises(DataError), open_run(tmp_path / below, _wanted()) as run:
         begin(run)
         raise DataError("a bad image")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["deep/down/run", "."])
+def test_open_run_whose_commit_is_taken_back_leaves_no_trace(tmp_path, below):
+    """As where a tracking store that the run needs does not answer while the cluster starts."""
+    with pytest.raises(ConfigError), open_run(tmp_path / below, _wanted()) as run:
+        begin(run)
+        run.commit()
+        Ledger(run.paths.ledger).set_state(State.running)
+        run.committed = False
+        raise ConfigError("no store")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,18 +13,17 @@ from at_once import at_once
 from orchestrator.config.composition import compose
 from orchestrator.tracking.connection import connect, make_database
 from orchestrator.tracking.mlflow_store import Store
-from orchestrator.tracking.opening import probe
+from orchestrator.tracking.probing import probe
 from orchestrator.tracking.sender import explain
 from workers.errors import ConfigError
 
 KILLED = """
 import os, signal, sys
-from mlflow.store.db import utils
-from orchestrator.tracking.connection import make_database
-def die(engine):
+from orchestrator.tracking import connection
+def die(path):
     os.kill(os.getpid(), signal.SIGKILL)
-utils._upgrade_db = die
-make_database(sys.argv[1])
+connection.fsync = die
+connection.make_database(sys.argv[1])
 """
 
 

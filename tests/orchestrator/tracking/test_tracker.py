@@ -14,9 +14,9 @@ from flushed import flushed
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.plan.model import StageRef
 from orchestrator.tracking.mlflow_store import DatasetInput, Store
-from orchestrator.tracking.opening import open_tracking, probe
+from orchestrator.tracking.probing import probe
 from orchestrator.tracking.sender import Pace, Sender
-from orchestrator.tracking.tracker import Ending, RunIdentity
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from workers.errors import ConfigError
 
 QUICK = Pace(linger_s=0.05, first_pause_s=0.1, longest_pause_s=0.2, sample_s=0.1)
@@ -37,7 +37,9 @@ PARAMS, TAGS = {"seed": 3}, {"septet.members": "2"}
 
 def opened(uri, run_id="a", required=True, **changes):
     identity = replace(RunIdentity(run_id, "digits", "plan-hash", f"run {run_id}"), **changes)
-    return open_tracking(TrackingConfig(uri, required), identity, PLAN, PARAMS, TAGS, QUICK)
+    tracker = Tracker(TrackingConfig(uri, required), identity, PLAN, PARAMS, TAGS, QUICK)
+    tracker.wait_until_open()
+    return tracker
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def test_restart_keeps_the_ids_and_adds_only_missing_points(place):
 
     identity = RunIdentity("restart", "digits", "other-plan", "run restart", new=False)
     params, tags = {"seed": 4, "more": 1}, {"septet.members": "3"}
-    second = open_tracking(TrackingConfig(place.uri, True), identity, PLAN, params, tags, QUICK)
+    second = Tracker(TrackingConfig(place.uri, True), identity, PLAN, params, tags, QUICK)
+    second.wait_until_open()
     run_id = first.ids["stages"]["base/target"]
     assert place.status(run_id) == "KILLED"
     second.stage_started(OTHER)
@@ -277,6 +280,7 @@ def test_run_that_needs_no_tracking_waits_for_a_locked_file_no_longer_than_for_a
     monkeypatch.setattr(Sender, "wait_for", lambda _self, _done, limit_s, _refused: limits.append(limit_s) or "locked")
     with pytest.raises(ConfigError, match="locked"):
         opened(f"sqlite:///{tmp_path}/a.db")
+    (tmp_path / "a.db").touch()
     opened(f"sqlite:///{tmp_path}/a.db", required=False).abandon()
     of_needed, of_optional = limits
     assert of_optional < 10 < of_needed

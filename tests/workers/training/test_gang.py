@@ -17,7 +17,7 @@ from workers.errors import ConfigError, Diverged, PeerLost, Stopped
 from workers.models import code_of
 from workers.protocol import Numerics, StageResult
 from workers.settings import ClassWeights, KeptCheckpoint, LossSettings, ModelSettings, ScheduleSettings
-from workers.training import gradients, loop, warm_up
+from workers.training import gradients, loop
 from workers.training.gang import Gang
 
 # Norms of both kinds of average, dropout, a layer that some shards skip, and one that no shard uses.
@@ -49,12 +49,6 @@ def build(num_classes, input_size, counts=False):
 """
 
 FP32 = Numerics()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warm():
-    """So that forked workers do not load torch's compiler, one after another."""
-    warm_up()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Momentum SGD against the paper's update rule as a slow loop in float64, one parameter and one number at a time."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -166,3 +168,43 @@ def test_velocity_of_2012_is_sgd_s_alone():
         settings = OptimizerSettings(name="rmsprop", weight_decay=0.0, args={"momentum": 0.9}, velocity=velocity)
         ends.append(after(settings, RATES))
     assert ends[0] == ends[1]
+
+
+# Both in one process, since torch takes a second to load; the second shows that the question can be answered otherwise.
+LOADED = """
+import sys, torch
+from workers.settings import OptimizerSettings
+from workers.training import build_optimizer
+net = torch.nn.Linear(2, 2)
+for name in ("sgd", "adamw"):
+    optimizer = build_optimizer(net, OptimizerSettings(name=name), (), {})
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print("torch._dynamo" in sys.modules)
+torch.optim.SGD(net.parameters()).step()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_optimizer_loads_no_compiler_and_torchs_own_does():
+    said = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_optimizer_moves_weights_to_the_bits_of_torchs_own(name):
+    ours, theirs = Bowl(), Bowl()
+    settings = OptimizerSettings(name=name, lr=0.1, momentum=0.9, weight_decay=0.1)
+    of_ours = build_optimizer(ours, settings, (), {})
+    # Its groups hold the twins of the same weights.
+    twins = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    groups = [{**group, "params": [twins[one] for one in group["params"]]} for group in of_ours.param_groups]
+    (kind,) = type(of_ours).__bases__
+    of_theirs = kind(groups)
+    for _ in range(3):
+        for net, optimizer in ((ours, of_ours), (theirs, of_theirs)):
+            optimizer.zero_grad()
+            net().backward()
+            optimizer.step()
+    assert ours.values() == theirs.values() != Bowl().values()
