@@ -116,6 +116,7 @@ def tracking(scratch: Path, num_members: int) -> Costs:
     plan = make_plan(config, survey_all(config))
     identity = RunIdentity("a", "scaling", plan.hash, "scaling")
     tracker = Tracker(TrackingConfig(f"sqlite:///{scratch}/mlflow.db", required=True), identity, plan, {}, {})
+    tracker.wait_until_open()
     since = time.perf_counter()
     for stage in plan.stages:
         tracker.stage_started(stage.ref)

@@ -103,8 +103,7 @@ class Driver:
         for member in self._work.plan.trained:
             if has_predicted(self._work, self._book.committed, member):
                 self._predicted.add(member)
-            job = self._work.plan.predict_job(member)
-            if job.ref not in ended:
+            if (job := self._work.plan.predict_job(member)).ref not in ended:
                 found[job] = State.done if member in self._predicted else State.waiting
         self._ledger.declare(found)
         self._decide()
@@ -221,8 +220,8 @@ class Driver:
         predicting = [plan.predict_job(member) for member in plan.trained if member not in unready]
         able = [job for job in predicting if job.ref in self._done - self._ended and job not in self._failed]
         running = {job: self._actors[job.member][0] for job in self._busy.values()}
-        given = self._trainable(), self._done, able, self._predicted, running, self._moving, self._cluster
-        chosen = self._starting.choose(*given)
+        given = self._done, able, self._predicted, running, self._moving, self._cluster
+        chosen = self._starting.choose(self._trainable(), *given)
         for member in chosen.changes:
             self._moving.add(member)
             self._cluster.stop(member)
