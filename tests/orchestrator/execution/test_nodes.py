@@ -119,19 +119,38 @@ def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
     assert all(len(entry.attempts) <= 2 for entry in run.ledger.stages.values())
 
 
-def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(tmp_path):
-    class Last(LocalActors):
-        """Its node is left out once a member trains."""
+class Full(LocalActors):
+    """Its node is left out once a member is on it."""
 
-        def acquire(self, member, width=1, code=""):
-            if self.acquired:
-                wait_for(lambda: read_step(run.paths.step(ref)) == 1)
-                raise ConfigError("no node of the cluster can be used")
-            super().acquire(member, width, code)
+    def acquire(self, member, width=1, code=""):
+        if self.acquired:
+            raise ConfigError("no node of the cluster can be used")
+        super().acquire(member, width, code)
+
+
+def test_member_that_began_before_one_without_a_node_is_stopped_in_order(tmp_path):
+    run = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"}))
+    run.fakes.waiting = frozenset({"a/train"})
+    driver, cluster = run.driver(), Full(2, run.fakes.duties)
+    driver.take_stock()
+    with pytest.raises(ConfigError, match="no node of the cluster can be used"):
+        driver.run(cluster, lambda: False, lambda: None)
+    assert run.outcomes("a/train") == [AttemptEnd.stopped]
+    assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
+
+
+def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(tmp_path):
+    class Grown(Full):
+        """It has room for another once a member trains."""
+
+        def poll(self, timeout_s):
+            wait_for(lambda: read_step(run.paths.step(ref)) == 1)
+            self._num_slots = 2
+            return super().poll(timeout_s)
 
     run, ref = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"})), StageRef("a", "train")
     run.fakes.waiting = frozenset({"a/train"})
-    driver, cluster = run.driver(), Last(2, run.fakes.duties)
+    driver, cluster = run.driver(), Grown(1, run.fakes.duties)
     driver.take_stock()
     with pytest.raises(ConfigError, match="no node of the cluster can be used"):
         driver.run(cluster, lambda: False, lambda: None)

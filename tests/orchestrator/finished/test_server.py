@@ -206,11 +206,15 @@ def test_requests_beyond_the_room_get_503_and_later_ones_are_answered(client, co
 
 
 def test_a_batch_that_fails_fails_one_request_and_the_others_are_asked_again(client, contents, wanted, monkeypatch):
-    whole, met = LoadedEnsemble.predict, []
+    whole, met, has_failed = LoadedEnsemble.predict, [], threading.Event()
 
     def once(*given):
         met.append(len(given[1]))
-        if len(met) == 1:
+        if len(met) == 1 == len(given[1]):
+            # The others come meanwhile.
+            time.sleep(0.5)
+        elif not has_failed.is_set():
+            has_failed.set()
             raise MemoryError
         return whole(*given)
 

@@ -9,7 +9,7 @@ from stages import contents, stop_after, trained, weights
 from torch import nn
 
 from workers.data.store import open_store
-from workers.errors import Diverged, Stopped
+from workers.errors import Stopped
 from workers.inference import load_member, predict_images
 from workers.models import build
 from workers.protocol import Numerics
@@ -45,14 +45,10 @@ def test_resumed_stage_ends_with_the_same_running_statistics(spec, tmp_path, upd
 
 def test_stage_with_convolutions_by_shape_resumes_to_the_same_bits(spec, tmp_path):
     spec = replace(spec, numerics=Numerics(precision="bf16", convolutions="by_shape"))
-    by_torch = replace(spec, stage_dir=tmp_path / "torch", numerics=replace(spec.numerics, convolutions="torch"))
     straight = contents(trained(replace(spec, stage_dir=tmp_path / "straight"))).checkpoint.model_sha256
     with pytest.raises(Stopped):
         run_stage(spec, stop_after(2))
     assert contents(trained(spec)).checkpoint.model_sha256 == straight
-    # Without, torch 2.14 computes infinite gradients of strided convolutions on maps of one pixel.
-    with pytest.raises(Diverged):
-        run_stage(by_torch, stop_after(2))
 
 
 @pytest.mark.parametrize("freeze", [("body",), ()])

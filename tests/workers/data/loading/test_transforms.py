@@ -185,7 +185,7 @@ def test_batches_without_transforms_are_those_before_there_were_any(tmp_path):
     digest = hashlib.sha256()
     for tensor in (batch.pixels, batch.labels, batch.windows.flips, batch.colour):
         digest.update(tensor.numpy().tobytes())
-    digest.update(batch.windows.offsets.tobytes())
+    digest.update(batch.windows.offsets.astype(np.int64).tobytes())
     assert digest.hexdigest() == "42f88c37513d1e0fe2e89c733df2f54d97f2b333f3ba1f4d44bca412035bd8b2"
 
 
