@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, closing, contextmanager
+from contextlib import chdir, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -233,27 +233,36 @@ def _train(
     with cluster.open_cluster(config.cluster, needs) as actors:
         actors.warm_up(len(plan.trained), run.record.numerics.threads, run.record.code_digest)
         _await_store(tracker, run)
-        # Members train, and this process only looks at them: what the results need is loaded meanwhile.
-        loading = Thread(target=_load_outputs, name="septet-loading")
-        loading.start()
-        with interrupts.deferred():
+        with _loading_outputs(), interrupts.deferred():
             try:
                 if not driver.run(actors, lambda: interrupts.requested, show) and not interrupts.requested:
                     raise _out_of_time(config, plan, run)
             except (MemberFailed, DataError, CheckFailed, OutOfTime) as error:
                 _require_enough(error, config, plan, run)
                 failure = error
-    loading.join()
     if interrupts.requested:
         raise interrupts.error()
     return failure
 
 
-def _load_outputs() -> None:
-    from orchestrator import outputs  # noqa: F401
-    from orchestrator.report import load_libraries
+@contextmanager
+def _loading_outputs() -> Iterator[None]:
+    """Loads what the results need while members train in the block, when this process only looks at them."""
 
-    load_libraries()
+    def load() -> None:
+        # What is missing is told where it is used.
+        with suppress(ImportError):
+            from orchestrator import outputs  # noqa: F401
+            from orchestrator.report import load_libraries
+
+            load_libraries()
+
+    loading = Thread(target=load, name="septet-loading")
+    loading.start()
+    try:
+        yield
+    finally:
+        loading.join()
 
 
 def _await_store(tracker: Tracker, run: OpenedRun) -> None:

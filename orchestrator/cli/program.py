@@ -17,6 +17,7 @@ from orchestrator.cli.parser import parse
 from orchestrator.cli.streams import Streams, carry_news, guard_standard_streams
 from orchestrator.text import complaint
 from workers.errors import SeptetError, StorageError
+from workers.storage import is_of_storage
 
 _INTERNAL_ERROR = 1
 _SIGNALLED = 128
@@ -64,7 +65,7 @@ def _run(words: list[str]) -> int:
         if isinstance(error, SeptetError):
             _complain(str(error))
             return error.exit_code
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, OSError) and error.filename and is_of_storage(error):
             _complain(f"{error.filename}: cannot be used ({error.strerror}); give another, or fix permissions")
             return StorageError.exit_code
         said = " ".join(str(error).split())

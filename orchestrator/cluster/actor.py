@@ -70,7 +70,7 @@ _log = logging.getLogger("workers")
 class Duties:
     """The functions an actor runs; tests pass their own. Each polls the given function, which returns true to stop it.
 
-    `warm_up` loads in advance what the other two need.
+    Making them loads what all need; `warm_up` does what else can be done in advance.
     """
 
     run_stage: Callable[[StageSpec, Callable[[], bool]], StageResult]

@@ -212,7 +212,6 @@ class RayCluster:
         self._drop_calls(member)
         del self._actors[member]
         self._followers.pop(member, None)
-        self._crowded.discard(member)
 
     def _drop_calls(self, member: str) -> None:
         self._calls = {call: (of, rank) for call, (of, rank) in self._calls.items() if of != member}
@@ -278,7 +277,8 @@ class RayCluster:
             num_running, ended = len(self._calls), dict[str, Outcome]()
             for call in ready:
                 member, rank = self._calls.pop(call)
-                outcome = self._outcome(call, num_running + (member in self._crowded))
+                outcome = self._outcome(call, num_running, crowded=member in self._crowded)
+                self._crowded.discard(member)
                 if followers := self._followers.get(member):
                     followers.note(rank, outcome)
                 else:
@@ -355,7 +355,7 @@ class RayCluster:
         """Returns the nodes that are large enough for a member."""
         return [node for node in nodes if slots_of(node, *self._asked)]
 
-    def _outcome(self, call: Any, num_running: int) -> Outcome:
+    def _outcome(self, call: Any, num_running: int, *, crowded: bool) -> Outcome:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
@@ -366,7 +366,7 @@ class RayCluster:
             while not self._look_at_head():
                 time.sleep(LOOK_EVERY_S)
             if isinstance(error, OutOfMemoryError) or (not self._nodes_change and oom_kills() > self._oom_kills[0]):
-                return self._out_of_memory(num_running)
+                return self._out_of_memory(num_running, crowded=crowded)
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
@@ -374,12 +374,13 @@ class RayCluster:
             self._preflight.refused(outcome)
         return outcome
 
-    def _out_of_memory(self, num_running: int) -> Outcome:
+    def _out_of_memory(self, num_running: int, *, crowded: bool) -> Outcome:
         """Makes fewer members run at once; with one alone, repeating it unchanged would end in the same way."""
         why = f"it was killed because memory ran out (the limit here is {size(memory_limit())})"
         if num_running > 1:
             self._crowded |= {member for member, _ in self._calls.values()}
             self.num_slots = self._most = max(1, min(self.num_slots, num_running) - 1)
+        if num_running > 1 or crowded:
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
         remedy = "set optimizer.micro_batch, lower optimizer.batch_size or model.width, or raise the limit"
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)

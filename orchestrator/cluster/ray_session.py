@@ -111,7 +111,7 @@ def local() -> Iterator[HeadWatch | None]:
     with process_guard.guarding(mark, folder), environment(values):
         import ray
 
-        with _lean():
+        with _lean(mark):
             # Without "local" Ray joins any cluster it finds.
             _init(
                 address="local",
@@ -126,7 +126,7 @@ def local() -> Iterator[HeadWatch | None]:
 
 
 @contextmanager
-def _lean() -> Iterator[None]:
+def _lean(mark: str) -> Iterator[None]:
     """Makes `ray.init` start a head without dashboard (it would wait for it), autoscaler, reader of logs and pages."""
     from ray._private import node, utils
 
@@ -137,8 +137,8 @@ def _lean() -> Iterator[None]:
         start_api_server = start_monitor = start_log_monitor = _skip
 
         def kill_all_processes(self, *_: Any, **__: Any) -> None:
-            # All at once: Ray asks one after the other to end, and waits up to 1 s for each.
-            process_guard.end(process_guard.marked_descendants(os.getpid(), os.environ[process_guard.MARK]))
+            # All at once, also while Python ends: Ray asks one after the other to end, and waits up to 1 s for each.
+            process_guard.end(process_guard.marked_descendants(os.getpid(), mark))
 
     whole: Any = node.Node, utils.get_dashboard_dependency_error
     node.Node, utils.get_dashboard_dependency_error = Lean, lambda: ImportError()  # type: ignore[misc]

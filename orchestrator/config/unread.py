@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.config.schema import MemberConfig
 from orchestrator.config.structure import field_types, nearest, shown
+from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
 from workers.models import MODEL_NAMES
 from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Policy, Recipe, Source
@@ -71,7 +72,8 @@ def _check_source(key: str, value: str, source: Source) -> None:
     readers = _SOURCES.get(field, frozenset({source}))
     if source not in readers and value != shown(getattr(DatasetSettings(), field, None)):
         only = " or ".join(sorted(readers))
-        raise ConfigError(f"{key}={value}: only source={only} reads it, not {source}; remove it")
+        change = f"for images of your own give {OWN_IMAGES}" if field == "root" else "remove it"
+        raise ConfigError(f"{key}={value}: only source={only} reads it, not {source}; {change}")
 
 
 def _recipes(names: list[str], members: Mapping[str, MemberConfig]) -> list[Recipe]:

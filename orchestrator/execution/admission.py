@@ -53,6 +53,12 @@ class Admission:
             self._ledger.decide(before - after, after - before, tuple(decisions))
         return self.ended - before
 
+    def review(self) -> list[StageRef]:
+        """Decides afresh by what is known; returns the stages that are not ended any more."""
+        before = self.ended
+        self.decide(())
+        return sorted(before - self.ended)
+
     def later(self, over: Collection[str], num_slots: int) -> frozenset[StageRef]:
         """Returns stages that wait until earlier members, but those that are `over`, leave one of the slots free."""
         waiting = {one for recipe in self._recipes for one in [name for name in recipe if name not in over][num_slots:]}

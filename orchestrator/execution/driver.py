@@ -32,6 +32,8 @@ _POLL_S = 0.5
 # These errors of an actor keep their exit code; any other becomes MemberFailed.
 _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
 _ENDED_TAG = "septet.ended"
+_YIELDS = "others can still end within budget.hours; it resumes once a slot is free"
+_LEAVES = "its node is leaving or left out; it saves a checkpoint and resumes elsewhere"
 _log = logging.getLogger(__name__)
 
 
@@ -81,9 +83,7 @@ class Driver:
         self._ledger.set_state(State.running)
         self._following.read(stage.ref for stage in self._work.plan.stages)
         self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
-        before = self._admission.ended
-        self._admission.decide(())
-        for ref in sorted(before - self._admission.ended):
+        for ref in self._admission.review():
             self._tracker.tag(ref, _ENDED_TAG, "no longer")
         ended, held = self._ended, self._ended | self._halving.points(State.paused)
         found: dict[Job, State] = {}
@@ -202,12 +202,8 @@ class Driver:
 
     def _move_off_leaving_machines(self) -> None:
         """Makes members on draining nodes, and those that others go before, checkpoint and stop; they resume later."""
-        leaving = dict.fromkeys(
-            self._starting.budget.yielding, "others can still end within budget.hours; it resumes once a slot is free"
-        )
-        leaving |= dict.fromkeys(
-            self._cluster.leaving(), "its node is leaving or left out; it saves a checkpoint and resumes elsewhere"
-        )
+        leaving = dict.fromkeys(self._starting.budget.yielding, _YIELDS)
+        leaving |= dict.fromkeys(self._cluster.leaving(), _LEAVES)
         for member in leaving.keys() & self._busy.keys() - self._moving:
             _log.warning("%s: %s", member, leaving[member])
             self._moving.add(member)
@@ -230,14 +226,18 @@ class Driver:
         for member in sorted(self._actors.keys() - self._busy.keys() - kept):
             del self._actors[member]
             self._cluster.release(member)
-        try:
-            with self._ledger.together():
+        no_node: ConfigError | None = None
+        with self._ledger.together():
+            try:
                 for job, asks in asked.items():
                     self._begin(job, *asks)
-        finally:
-            # Also if there is no node for a later one.
-            for job in (job for job in asked if job in self._busy.values()):
-                self._start(job)
+            except ConfigError as error:
+                # Those before it start all the same.
+                no_node = error
+        for job in (job for job in asked if job in self._busy.values()):
+            self._start(job)
+        if no_node:
+            raise no_node
         # An autoscaler is asked for machines for all that could start.
         self._cluster.end_idle(chosen.num_waiting)
 

@@ -158,7 +158,7 @@ class Contents:
 
 
 class Ledger:
-    """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
+    """Keeps ledger.json while the driver runs. Changes but `reach` are on disk when their method or `together` ends."""
 
     # Whether changes wait for the end of `together`; None outside it.
     _unsaved: bool | None = None
@@ -214,13 +214,12 @@ class Ledger:
 
     def begin(
         self, job: Job, *, started: float, resumed_from: int, state: State = State.running, width: int = 1
-    ) -> int:
-        """Begins the next attempt and returns its number; it is `waiting` if it has no machine yet."""
+    ) -> None:
+        """Begins the next attempt; it is `waiting` if it has no machine yet."""
         entry = self.entry(job)
         counts = len(entry.attempts), self.contents.launch
         attempt = Attempt(*counts, started, resumed_from, last_step=resumed_from, width=width)
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts, attempt)))
-        return attempt.attempt
 
     def place(self, job: Job, where: Where) -> None:
         """Records where the last attempt runs; one that waited for a machine has started now."""

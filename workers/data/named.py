@@ -67,7 +67,7 @@ def _listed(word: str) -> Iterator[str]:
         table = read_table(tree, file)
         lower = [name.lower() for name in table.header]
         place = next((lower.index(name) for name in ("path", "id") if name in lower), 0)
-        first = tree.find(table.header[place])
+        first = None if lower[place] in ("path", "id") else tree.find(table.header[place])
         if PurePosixPath(lower[place]).suffix in SUFFIXES or (first and not first.is_folder):
             raise DataError(f"{table.at}: line 1 is an image, not a header; write a line `path` above it")
         for number in [number for number, cells in table.lines if not cells[place]][:1]:

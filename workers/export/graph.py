@@ -14,7 +14,7 @@ from workers.errors import ConfigError
 from workers.export.standalone import ONNX, PROGRAM
 from workers.inference import TrainedMember, crop_offsets
 from workers.settings import Crops
-from workers.storage import write_bytes, write_text
+from workers.storage import replacing, write_text
 
 # Above these bytes weights lie beside the ONNX graph: one protobuf message holds 2 GiB at most.
 _MOST_INSIDE = 1 << 30
@@ -103,7 +103,8 @@ def write_graphs(graph: EnsembleGraph, side: int, forms: Collection[str], to: Pa
             # Torch's own writer ends the process where the disk is full.
             content = io.BytesIO()
             torch.export.save(program, content)
-            write_bytes(to / PROGRAM, content.getvalue())
+            with replacing(to / PROGRAM) as file:
+                file.write(content.getbuffer())
         if "onnx" in forms:
             names: Any = {"input_names": ["pixels"], "output_names": ["probabilities", "members"]}
             written = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False, **names)

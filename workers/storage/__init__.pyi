@@ -3,6 +3,7 @@ from .atomic import (
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
     fsync as fsync,
     hold as hold,
+    is_of_storage as is_of_storage,
     is_sealed as is_sealed,
     make_folder as make_folder,
     nothing as nothing,

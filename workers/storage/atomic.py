@@ -19,7 +19,7 @@ from workers.errors import StorageError
 
 _STORAGE_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENAMETOOLONG, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.ESTALE),
 }
 TEMPORARY_PREFIX = ".tmp-"
 SEAL = "manifest_sha256"
@@ -59,13 +59,18 @@ def nothing() -> None:
     """Does nothing, for work that no other attempt competes with, or that nobody watches or waits for."""
 
 
+def is_of_storage(error: OSError) -> bool:
+    """Returns whether an error is the storage's (full, read-only, unreadable, I/O), and no mistake in this code."""
+    return error.errno in _STORAGE_ERRNOS
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of the storage (full, read-only, I/O) into a StorageError that names `path`."""
+    """Turns an OSError of the storage into a StorageError that names `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _STORAGE_ERRNOS:
+        if is_of_storage(error):
             raise StorageError(f"{path}: {error.strerror}; free space or fix permissions, then run it again") from error
         raise
 
@@ -103,8 +108,9 @@ def replacing(path: Path, check: Check = nothing) -> Iterator[IO[bytes]]:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
+                # By the open file: leftovers of a worker that was replaced are deleted.
+                os.fchmod(file.fileno(), 0o666 & ~_UMASK)
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_UMASK)
             check()
             temporary.replace(path)
             fsync(path.parent)

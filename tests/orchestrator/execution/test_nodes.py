@@ -11,7 +11,7 @@ from orchestrator.cluster.ray_nodes import Node
 from orchestrator.execution.nodes import NodeWatch, suspects
 from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, Ledger, State
-from workers.errors import ConfigError, DataError, MemberFailed
+from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 from workers.storage import newest_step
 from workers.training import read_step
 
@@ -137,6 +137,19 @@ def test_member_that_began_before_one_without_a_node_is_stopped_in_order(tmp_pat
         driver.run(cluster, lambda: False, lambda: None)
     assert run.outcomes("a/train") == [AttemptEnd.stopped]
     assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
+
+
+def test_members_whose_begin_is_not_in_the_ledger_do_not_start(tmp_path, monkeypatch):
+    def full(*_):
+        raise StorageError("no space left")
+
+    run = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"}))
+    driver, cluster = run.driver(), LocalActors(2, run.fakes.duties)
+    driver.take_stock()
+    monkeypatch.setattr("orchestrator.run.ledger.write_json_lines", full)
+    with pytest.raises(StorageError, match="no space left"):
+        driver.run(cluster, lambda: False, lambda: None)
+    assert run.fakes.started == [] and len(cluster.acquired) == 2
 
 
 def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(tmp_path):

@@ -17,9 +17,9 @@ HERE = Where("w1", "10.0.0.1", 7, "CPU", "1")
 
 
 def _attempt(ledger, outcome):
-    number = ledger.begin(STAGE, started=1.0, resumed_from=0)
+    ledger.begin(STAGE, started=1.0, resumed_from=0)
     ledger.end(STAGE, outcome, State.waiting, error="why")
-    return number
+    return ledger.last(STAGE).attempt
 
 
 @pytest.mark.parametrize("outcome", [AttemptEnd.lost, AttemptEnd.failed])
@@ -113,7 +113,10 @@ def test_file_has_a_line_for_each_job_and_no_number_that_json_lacks(tmp_path):
 
 def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path):
     path = tmp_path / "ledger.json"
-    assert [Ledger(path).begin(STAGE, started=1.0, resumed_from=0) for _ in range(2)] == [0, 1]
+    for number in range(2):
+        ledger = Ledger(path)
+        ledger.begin(STAGE, started=1.0, resumed_from=0)
+        assert ledger.last(STAGE).attempt == number
     entry = Ledger(path).entry(STAGE)
     assert entry.state is State.waiting
     assert [attempt.outcome for attempt in entry.attempts] == [AttemptEnd.interrupted] * 2
