@@ -11,7 +11,7 @@ import ray
 from oracle import child_environment, wait_for
 from ray.exceptions import OutOfMemoryError
 
-from orchestrator.cluster.interface import Failure, Lost
+from orchestrator.cluster.interface import Failure, Halted, Lost
 from orchestrator.cluster.memory import memory_limit, oom_kills
 from orchestrator.cluster.ray_backend import RayCluster
 
@@ -53,6 +53,22 @@ def test_member_killed_a_moment_after_another_ran_beside_it_and_is_tried_alone(m
     cluster._forget("two")
     cluster._actors, cluster._calls = {"two": None}, {"again": ("two", 0)}
     assert isinstance(cluster.poll(1)[0].outcome, Failure), "nothing ran beside it now"
+
+
+def test_member_whose_job_ended_well_beside_a_kill_is_not_crowded_in_its_next_job(monkeypatch):
+    def ended(call):
+        if call == "well":
+            return Halted("as asked")
+        raise OutOfMemoryError("killed")
+
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls[:1], calls[1:]))
+    monkeypatch.setattr(ray, "get", ended)
+    monkeypatch.setattr(RayCluster, "_look_at_head", lambda _: True)
+    cluster = RayCluster(8, 1, 0, lambda: None)
+    cluster._actors, cluster._calls = dict.fromkeys(("one", "two")), {"killed": ("one", 0), "well": ("two", 0)}
+    assert [type(cluster.poll(1)[0].outcome) for _ in "ab"] == [Lost, Halted]
+    slots, cluster._calls = cluster.num_slots, {"alone": ("two", 0)}
+    assert isinstance(cluster.poll(1)[0].outcome, Failure) and cluster.num_slots == slots
 
 
 LIMITED = """
