@@ -313,9 +313,7 @@ def _absolute(path: str, key: str = "") -> Path:
     check_path(path, "path")
     if is_url(path):
         why = f"{f'{key}=' if key else ''}{path}: is no path, and object stores cannot rename, lock or append"
-        raise ConfigError(
-            f"{why}; give a folder that every node mounts (NFS, EFS, Filestore, CephFS, JuiceFS or Lustre)"
-        )
+        raise ConfigError(f"{why}; give a folder that every node mounts (NFS, EFS, Filestore, CephFS, JuiceFS, Lustre)")
     if not path.strip():
         raise ConfigError("an empty path: write one (a shell variable may be unset), or null")
     return expanded(path, ConfigError).absolute()

@@ -65,9 +65,7 @@ def resolve_members(root: RootLayer) -> dict[str, MemberConfig]:
             continue
         if not written.stages:
             others = [other for other in root.ensemble.members if other != name]
-            raise ConfigError(
-                f"{key}.stages: a member needs at least one stage, or predictions; {choices(name, others)}"
-            )
+            raise ConfigError(f"{key}.stages: a member needs a stage, or predictions; {choices(name, others)}")
         members[name] = _member(root, name, (written,))
     if not members:
         raise ConfigError("ensemble.members: there is no member; choose a group, as in ensemble=seven")

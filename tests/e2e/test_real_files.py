@@ -225,7 +225,7 @@ def test_files_without_rows_and_large_types_are_read(tmp_path):
 def test_labels_that_are_no_single_class_are_refused(labels, kind, tmp_path):
     parquet.write_table(_table(2, labels, kind=kind), tmp_path / "train-0.parquet")
     settings = DatasetSettings(source=Source.parquet, root=str(tmp_path), size=8)
-    assert "not a name or a number for each image: set datasets.<name>.label_column" in refusal(settings)
+    assert "not a name or a number: set datasets.<name>.label_column" in refusal(settings)
 
 
 # Images.

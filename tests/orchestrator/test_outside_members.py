@@ -235,7 +235,7 @@ def test_make_plan_files_of_other_splits_are_refused(files, why):
         ("{predictions: {test: p.txt}}", "ensemble.members.other.predictions.test=p.txt: give a file that ends in"),
         ("{predictions: {tset: p.csv}}", "ensemble.members.other.predictions.tset: no such split"),
         ("{predictions: {test: p.csv}, seed: 1}", "ensemble.members.other.seed: its predictions come from files"),
-        ("{seed: 1}", "ensemble.members.other.stages: a member needs at least one stage, or predictions"),
+        ("{seed: 1}", "ensemble.members.other.stages: a member needs a stage, or predictions"),
     ],
 )
 def test_compose_wrong_member_from_outside_is_refused(given, why, tmp_path, monkeypatch):

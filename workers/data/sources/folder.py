@@ -181,9 +181,7 @@ def _annotated(tree: Tree, split: str, images: str, annotations: _Annotations) -
             raise DataError(f"{tree.describe(file.path)}: {path} has it in another class, {told}: move it there")
         known.append(replace(file, class_name=told))
     if class_of:
-        raise DataError(
-            f"{tree.describe(path)}: lists {min(class_of)}, which is not in {tree.describe(images)}: restore the image"
-        )
+        raise DataError(f"{tree.describe(path)}: lists {min(class_of)}, not in {tree.describe(images)}: restore it")
     return grouped(known)
 
 

@@ -169,9 +169,7 @@ def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[st
         held = [each for each in schema.names if _leaf(schema.field(each).type) is not None]
         found = next((each for each in (told if len(told) == 1 else [], usual, told, held) if each), [])
         if len(found) > 1:
-            raise DataError(
-                f"{at}: images may be {' or '.join(found)}: set datasets.<name>.image_column to one of them"
-            )
+            raise DataError(f"{at}: images may be {' or '.join(found)}: set datasets.<name>.image_column to one")
         name = next(iter(found), None)
     if name is None or name not in schema.names:
         missing = "no column of images" if name is None else f"no column {name}"
@@ -227,9 +225,7 @@ def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
         # As pandas stores whole numbers if one of their column is missing.
         values = [None if value is None or value != value else int(value) for value in values]
     elif not any(is_such(kind) for is_such in readable):
-        raise DataError(
-            f"{at}: column {name} has {kind}, not a name or a number for each image: set datasets.<name>.label_column"
-        )
+        raise DataError(f"{at}: column {name} has {kind}, not a name or a number: set datasets.<name>.label_column")
     return tuple("" if value is None else str(value).strip() for value in values)
 
 

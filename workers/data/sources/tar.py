@@ -78,9 +78,7 @@ def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
     """
     for member in read_headers(file, within, where):
         if member.problem:
-            raise DataError(
-                f"{where}: {member.name!a} {member.problem}; only plain files are read: make the tar without it"
-            )
+            raise DataError(f"{where}: {member.name!a} {member.problem}; only plain files are read: leave it out")
         if not (member.name.isascii() and member.name.isprintable()):
             require_one_line(member.name, where)
         yield member
@@ -143,9 +141,7 @@ def _by_tarfile(window: "_Window", within: Span, where: str) -> Iterator[Member]
 def _require_end(window: "_Window", offset: int, where: str) -> None:
     """Raises DataError unless a tar ends where tarfile stopped, because tarfile also stops at a damaged header."""
     if window.at(offset) != bytes(_BLOCK):
-        raise DataError(
-            f"{where}: truncated or damaged: no tar header and no end mark at byte {offset}; fetch it again"
-        )
+        raise DataError(f"{where}: truncated or damaged: no tar header and no end mark at byte {offset}; fetch again")
     if any(window.read(_LONGEST_TAIL)):
         raise DataError(
             f"{where}: has data after its end mark at byte {offset}, like tars joined by cat; keep them apart, or join "

@@ -207,9 +207,7 @@ def open_root(settings: DatasetSettings) -> Tree:
     tree = tree_at(settings.root)
     found = tree.find("")
     if found is not None and not found.is_folder:
-        raise DataError(
-            f"{tree.describe('')}: a file, not a folder: unpack it, and set datasets.<name>.root to the result"
-        )
+        raise DataError(f"{tree.describe('')}: a file, not a folder: unpack it, and set datasets.<name>.root to that")
     if found is None:
         raise DataError(f"{tree.describe('')}: no such folder: set datasets.<name>.root to the folder with the data")
     return tree
