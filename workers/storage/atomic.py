@@ -19,7 +19,7 @@ from workers.errors import StorageError
 
 _STORAGE_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE),
 }
 TEMPORARY_PREFIX = ".tmp-"
 SEAL = "manifest_sha256"
