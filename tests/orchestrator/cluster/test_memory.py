@@ -39,23 +39,10 @@ def test_limit_and_kills_of_the_group_are_read(tmp_path, line, folder, files, li
     assert memory_limit(tmp_path / "absent", tmp_path) == psutil.virtual_memory().total
 
 
-def test_member_killed_a_moment_after_another_ran_beside_it_and_is_tried_alone(monkeypatch):
-    def killed(_):
-        raise OutOfMemoryError("killed")
+@pytest.fixture
+def crowd(monkeypatch):
+    """A cluster of eight slots and two members; its calls end in turn, all by a kill for memory but "well"."""
 
-    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls[:1], calls[1:]))
-    monkeypatch.setattr(ray, "get", killed)
-    monkeypatch.setattr(RayCluster, "_look_at_head", lambda _: True)
-    cluster = RayCluster(2, 1, 0, lambda: None)
-    cluster._actors, cluster._calls = dict.fromkeys(("one", "two")), {"a": ("one", 0), "b": ("two", 0)}
-    assert [type(cluster.poll(1)[0].outcome) for _ in "ab"] == [Lost, Lost]
-    assert cluster.num_slots == 1
-    cluster._forget("two")
-    cluster._actors, cluster._calls = {"two": None}, {"again": ("two", 0)}
-    assert isinstance(cluster.poll(1)[0].outcome, Failure), "nothing ran beside it now"
-
-
-def test_member_whose_job_ended_well_beside_a_kill_is_not_crowded_in_its_next_job(monkeypatch):
     def ended(call):
         if call == "well":
             return Halted("as asked")
@@ -65,10 +52,26 @@ def test_member_whose_job_ended_well_beside_a_kill_is_not_crowded_in_its_next_jo
     monkeypatch.setattr(ray, "get", ended)
     monkeypatch.setattr(RayCluster, "_look_at_head", lambda _: True)
     cluster = RayCluster(8, 1, 0, lambda: None)
-    cluster._actors, cluster._calls = dict.fromkeys(("one", "two")), {"killed": ("one", 0), "well": ("two", 0)}
-    assert [type(cluster.poll(1)[0].outcome) for _ in "ab"] == [Lost, Halted]
-    slots, cluster._calls = cluster.num_slots, {"alone": ("two", 0)}
-    assert isinstance(cluster.poll(1)[0].outcome, Failure) and cluster.num_slots == slots
+    cluster._actors = dict.fromkeys(("one", "two"))
+    return cluster
+
+
+def _outcomes(cluster, **calls):
+    """Returns the kinds of outcomes of calls, each of a member, in their order."""
+    cluster._calls = {call: (member, 0) for call, member in calls.items()}
+    return [type(cluster.poll(1)[0].outcome) for _ in calls]
+
+
+def test_member_killed_a_moment_after_another_ran_beside_it_and_is_tried_alone(crowd):
+    assert _outcomes(crowd, killed="one", too="two") == [Lost, Lost]
+    assert crowd.num_slots == 1
+    assert _outcomes(crowd, again="two") == [Failure], "nothing ran beside it now"
+
+
+def test_member_whose_job_ended_well_beside_a_kill_is_not_crowded_in_its_next_job(crowd):
+    assert _outcomes(crowd, killed="one", well="two") == [Lost, Halted]
+    slots = crowd.num_slots
+    assert _outcomes(crowd, alone="two") == [Failure] and crowd.num_slots == slots
 
 
 LIMITED = """

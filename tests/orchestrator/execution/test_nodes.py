@@ -128,13 +128,19 @@ class Full(LocalActors):
         super().acquire(member, width, code)
 
 
-def test_member_that_began_before_one_without_a_node_is_stopped_in_order(tmp_path):
-    run = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"}))
-    run.fakes.waiting = frozenset({"a/train"})
-    driver, cluster = run.driver(), Full(2, run.fakes.duties)
+def refused(run, cluster):
+    """Returns the cluster after a launch of `run` for which no node was left."""
+    driver = run.driver()
     driver.take_stock()
     with pytest.raises(ConfigError, match="no node of the cluster can be used"):
         driver.run(cluster, lambda: False, lambda: None)
+    return cluster
+
+
+def test_member_that_began_before_one_without_a_node_is_stopped_in_order(tmp_path):
+    run = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"}))
+    run.fakes.waiting = frozenset({"a/train"})
+    cluster = refused(run, Full(2, run.fakes.duties))
     assert run.outcomes("a/train") == [AttemptEnd.stopped]
     assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
 
@@ -163,10 +169,7 @@ def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(
 
     run, ref = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"})), StageRef("a", "train")
     run.fakes.waiting = frozenset({"a/train"})
-    driver, cluster = run.driver(), Grown(1, run.fakes.duties)
-    driver.take_stock()
-    with pytest.raises(ConfigError, match="no node of the cluster can be used"):
-        driver.run(cluster, lambda: False, lambda: None)
+    cluster = refused(run, Grown(1, run.fakes.duties))
     assert run.outcomes("a/train") == [AttemptEnd.stopped]
     assert newest_step(run.paths.checkpoints(ref)) == 1
     assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
