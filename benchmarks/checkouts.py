@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.row import Spread
-from benchmarks.turns import Turns, ratios
+from benchmarks.turns import Turns, peak_mb, ratios
 
 _HERE = Path(__file__).parents[1]
 _CASES = ("full step", "small step", "input path")
@@ -46,9 +46,7 @@ class _Lines(Turns):
     def _end(self) -> dict[str, float]:
         lines = self._metrics.read_text().splitlines() if self._metrics.is_file() else []
         waits = [json.loads(line)["metrics"]["data_wait"] for line in lines]
-        status = Path("/proc/self/status").read_text()
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        return {"peak_mb": peak / 1024, **({"data_wait": Spread.of(waits).median} if waits else {})}
+        return {"peak_mb": peak_mb(), **({"data_wait": Spread.of(waits).median} if waits else {})}
 
 
 def _perform(case: str, scratch: Path, threads: int, repeats: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
-from benchmarks.turns import Turns, ratios, take_turns
+from benchmarks.turns import Turns, peak_mb, ratios, take_turns
 from orchestrator.combine import MemberPredictions, blocks, mean, open_predictions
 from orchestrator.run import SplitData
 from workers.protocol import SplitPredictions
@@ -79,12 +79,11 @@ def _hash(scratch: Path, turns: Turns) -> None:
 
 
 def _resident_mb(scratch: Path, turns: Turns) -> None:
-    """Reports this process's peak memory, imports included; getrusage would keep the parent's peak across exec."""
+    """Reports this process's peak memory."""
     _combine_all(_open(scratch))
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    peak = peak_mb()
     while True:
-        turns.next(peak / 1000)
+        turns.next(peak)
 
 
 def run(settings: Settings) -> tuple[Row, ...]:

@@ -26,18 +26,19 @@ CHECKOUT = Path(__file__).parents[4]
 # What decoding one image may add to a process; the bombs' pixels are 2.7 GB as RGB.
 MOST_MB = 120
 _BOMBS = """
-import resource, sys
+import sys
 from pathlib import Path
+from benchmarks.turns import peak_mb
 from workers.data.decoding.decoder import BadImage, decode
 decode(Path(sys.argv[1]).read_bytes(), 64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_mb()
 for name in sys.argv[2:]:
     try:
         decode(Path(name).read_bytes(), 64, name)
         print(name, "was read")
     except BadImage as error:
         pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(int(peak_mb() - before))
 """
 
 
