@@ -41,7 +41,7 @@ class Stack:
         """`docker compose run launch …`, once all services are healthy."""
         service = self.composed.services["launch"]
         for each, container in self.composed.containers.items():
-            if container.health:
+            if container.health and not container.service.get("profiles"):
                 self.composed.wait_until_healthy(each)
         self.composed.containers["launch"].log.unlink(missing_ok=True)
         words = [*service["entrypoint"], *WORDS, f"run_dir=runs/{name}"]
