@@ -48,7 +48,8 @@ fuzz: $(VENV)/.installed-test ## the fuzzed tests with sixty times as many input
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; ROWS="step ten_crop", BENCH_FLAGS=--help
 	$(BIN)/python -m benchmarks $(ROWS) $(BENCH_FLAGS) \
-	  $(if $(BENCH_IMAGES),--images $(BENCH_IMAGES)) $(if $(BENCH_TINY_IMAGENET),--tiny-imagenet $(BENCH_TINY_IMAGENET))
+	  $(if $(BENCH_IMAGES),--images $(BENCH_IMAGES)) $(if $(BENCH_CIFAR10),--cifar10 $(BENCH_CIFAR10)) \
+	  $(if $(BENCH_TINY_IMAGENET),--tiny-imagenet $(BENCH_TINY_IMAGENET))
 
 .PHONY: gpu-check
 gpu-check: $(VENV)/.installed-test ## check this machine's GPUs in ten minutes; one page to paste into an issue; GPU_FLAGS=--help

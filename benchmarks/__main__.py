@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="threads of the full-size rows (default: 2)")
     parser.add_argument("--images", type=Path, help="a folder of full-resolution JPEG photographs")
     parser.add_argument("--tiny-imagenet", type=Path, help="class folders at 64 pixels, with target-10.txt")
+    parser.add_argument("--cifar10", type=Path, help="class folders at 32 pixels: train/ and test/")
     parser.add_argument("--epochs-share", type=float, default=1.0, help="share of the long rows' epochs, both sides")
     parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: the system's)")
     parser.add_argument("--markdown", type=Path, help="also write date, machine and table to this file")
@@ -68,6 +69,7 @@ def _measure(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
                 scratch=Path(scratch),
                 images=options.images and options.images.absolute(),
                 tiny_imagenet=options.tiny_imagenet and options.tiny_imagenet.absolute(),
+                cifar10=options.cifar10 and options.cifar10.absolute(),
                 epochs_share=options.epochs_share,
             )
             try:

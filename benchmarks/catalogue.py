@@ -46,7 +46,9 @@ ENTRIES = (
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
     Entry("members", "benchmarks.many_members:run", "1 min", "the driver with 1,000 members, 64 of them running"),
     Entry("schedule", "benchmarks.schedule:run", "1 min", "simulated: members of several workers beside the bound"),
-    Entry("job", "benchmarks.whole_job:run", "12 min", "seven members on photographs, from command to file", long=True),
+    Entry("job", "benchmarks.whole_job:alexnets", "20 min", "seven AlexNets on photographs, to the file", long=True),
+    Entry("resnets", "benchmarks.whole_job:resnets", "30 min", "seven ResNet-18s on photographs", long=True),
+    Entry("to_error", "benchmarks.time_to_error:run", "15 min", "CIFAR-10's small net to 35 % error", long=True),
     Entry(
         "seven_small",
         "benchmarks.seven_small:run",

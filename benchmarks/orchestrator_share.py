@@ -35,14 +35,15 @@ def work_of(run_dir: Path) -> list[Work]:
     paths = RunPaths(run_dir)
     ledger = read_ledger(paths.ledger)
     refs = map(StageRef.parse, ledger.stages)
-    works = [Work(_first_line(paths.log(ref)), _last_point(paths.metrics(ref))) for ref in refs]
+    works = [Work(first_line(paths.log(ref)), _last_point(paths.metrics(ref))) for ref in refs]
     for member, entry in ledger.predictions.items():
         written = [path.stat().st_mtime for path in paths.predictions(member).glob("*.json")]
         works.append(Work(entry.attempts[-1].started, max(written)))
     return works
 
 
-def _first_line(log: Path) -> float:
+def first_line(log: Path) -> float:
+    """Returns when a stage's first update began, in unix seconds."""
     line = next(line for line in log.read_text().splitlines() if "from update" in line)
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 

@@ -81,6 +81,7 @@ class Settings:
         scratch: an empty folder, deleted afterwards.
         images: a folder of full-resolution JPEG photographs, or None.
         tiny_imagenet: class folders at 64 pixels (`train/`, `val/`, `test/`, `target-10.txt`), or None.
+        cifar10: class folders at 32 pixels (`train/`, `test/`), or None.
         epochs_share: share of the epochs in the long rows at 64 pixels, for both sides.
     """
 
@@ -90,4 +91,5 @@ class Settings:
     scratch: Path
     images: Path | None
     tiny_imagenet: Path | None
+    cifar10: Path | None
     epochs_share: float

@@ -1,7 +1,8 @@
-"""Times the whole job on full-resolution photographs: seven full-size members, one epoch, ten-crop, average, file."""
+"""Times the whole job on full-resolution photographs: seven members, one epoch, ten-crop, average, file."""
 
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ SEVEN_ON_TARGET = (
     f"+ensemble.members.six1={SIX_CONVS}",
     f"+ensemble.members.six2={SIX_CONVS}",
 )
+# The plain script's words for each of seven members: AlexNets of the paper, or ResNet-18s.
+_ALEXNETS = [("--net", "full_size", "--convs", str(convs), "--batch-size", "128") for convs in (5, 5, 5, 5, 5, 6, 6)]
+_RESNETS = [("--net", "resnet18_224", "--batch-size", "32")] * 7
+_FLAGS = ("--flags",)
 _PLACEMENTS = (Placement(1, 2, 0), Placement(1, 2, 2), Placement(2, 1, 0), Placement(2, 1, 1))
 _PHOTOGRAPHS, _COPIES, _VAL = 200, 5, 20
 
@@ -43,23 +48,13 @@ def commented(jpeg: bytes, comment: str) -> bytes:
     return jpeg[:2] + b"\xff\xfe" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
 
 
-def _members(root: Path, folder: Path) -> list[scripts.Command]:
-    """Returns the commands of seven plain scripts."""
+def _members(root: Path, folder: Path, nets: Sequence[Sequence[str]]) -> list[scripts.Command]:
+    """Returns the commands of the plain scripts of `nets`."""
+    shared = ("--epochs", "1", "--lr", "0.01", "--no-dev")
     return [
-        scripts.plain(
-            root, "--net", "full_size", "--convs", str(convs), "--seed", str(seed), "--epochs", "1", "--batch-size",
-            "128", "--lr", "0.01", "--no-dev", "--predictions", str(folder / f"{seed}.npy"),
-        )
-        for seed, convs in enumerate((5, 5, 5, 5, 5, 6, 6))
-    ]  # fmt: skip
-
-
-def _plain(root: Path, placement: Placement, folder: Path) -> float:
-    """Runs seven scripts, then averages their predictions."""
-    since = time.perf_counter()
-    scripts.run_all(_members(root, folder), placement, folder)
-    average(folder)
-    return time.perf_counter() - since
+        scripts.plain(root, *words, *shared, "--seed", str(seed), "--predictions", str(folder / f"{seed}.npy"))
+        for seed, words in enumerate(nets)
+    ]
 
 
 def average(folder: Path) -> None:
@@ -83,32 +78,65 @@ def tuned(commands: Sequence[scripts.Command], placements: Sequence[Placement], 
     return next(placement for placement in placements if str(placement) == best)
 
 
-def run(settings: Settings) -> Row:
+def alexnets(settings: Settings) -> Row:
+    """Measures the paper's seven at full size."""
+    ours = ("experiment=ilsvrc2012", *SEVEN_ON_TARGET)
+    return _measure("seven full-size members", ours, _ALEXNETS, "the plain script", Wanted(3.7), settings)
+
+
+def resnets(settings: Settings) -> tuple[Row, ...]:
+    """Measures seven ResNet-18s of torchvision beside the script in fp32, and with all that PyTorch has by a flag."""
+    more = (f"+ensemble.members.base{number}={{stages: {{train: {{dataset: target}}}}}}" for number in (6, 7))
+    ours = (
+        "experiment=photos", *more, "augmentation=alexnet", "datasets.target.size=256", "datasets.target.keep=centre",
+        "model.input_size=224", "optimizer.batch_size=32", "predict.crops=ten",
+    )  # fmt: skip
+    tuned = [(*words, *_FLAGS) for words in _RESNETS]
+    title = "seven ResNet-18s"
+    with_flags = "the plain script with channels_last, bf16 autocast, fused SGD"
+    return (
+        _measure(title, ours, _RESNETS, "the plain script", Wanted(2.0), settings),
+        _measure(title, ours, tuned, with_flags, None, settings),
+    )
+
+
+def _measure(
+    title: str,
+    overrides: Sequence[str],
+    nets: Sequence[Sequence[str]],
+    beside: str,
+    wanted: Wanted | None,
+    settings: Settings,
+) -> Row:
     """Measures 1,000 photographs to train on and 200 to predict, both sides from files to file."""
     if settings.images is None:
         raise Skipped("needs --images FOLDER with two hundred or more full-resolution JPEG photographs")
-    scratch = settings.scratch
+    scratch = Path(tempfile.mkdtemp(dir=settings.scratch))
     trial = photographs(settings.images, scratch / "trial", copies=1)
-    placement = tuned(_members(trial, scratch / "tried")[:2], _PLACEMENTS, scratch / "tried")
+    placement = tuned(_members(trial, scratch / "tried", nets[:2]), _PLACEMENTS, scratch / "tried")
     root = photographs(settings.images, scratch / "photographs", copies=_COPIES)
-    overrides = (
-        "experiment=ilsvrc2012", *SEVEN_ON_TARGET, f"datasets.target.root={root}", "datasets.target.dev_fraction=0",
-        "schedule.epochs=1", "submission=labels",
+    words = (
+        *overrides, f"datasets.target.root={root}", "datasets.target.dev_fraction=0", "schedule.epochs=1",
+        "submission=labels",
     )  # fmt: skip
     ours, peer = [], []
     for number in range(settings.long_repeats):
-        ours.append(scripts.launch(scratch / f"ours-{number}", *overrides).seconds)
-        peer.append(_plain(root, placement, scratch / f"peer-{number}"))
+        ours.append(scripts.launch(scratch / f"ours-{number}", *words).seconds)
+        folder = scratch / f"peer-{number}"
+        since = time.perf_counter()
+        scripts.run_all(_members(root, folder, nets), placement, folder)
+        average(folder)
+        peer.append(time.perf_counter() - since)
         shutil.rmtree(scratch / f"ours-{number}")
     return Row(
-        name="seven full-size members, one epoch on 1,000 photographs, 200 ten-cropped, averaged, written",
+        name=f"{title}, one epoch on 1,000 photographs, 200 ten-cropped, averaged, written",
         unit="s",
         ours=Spread.of(ours).median,
         peer=Spread.of(peer).median,
         limit=None,
         ratio=Spread.of([other / one for one, other in zip(ours, peer, strict=True)]),
         measure=Measure.times,
-        wanted=Wanted(3.5),
+        wanted=wanted,
         repeats=settings.long_repeats,
-        note=f"beside: the plain script seven times, {placement}",
+        note=f"beside: {beside}, seven times, {placement}",
     )

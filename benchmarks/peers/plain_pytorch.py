@@ -59,7 +59,7 @@ def folder(root: Path, classes: list[str], transform: transforms.Compose | None)
 
 def transform(net: str, *crop: object) -> transforms.Compose:
     """Returns a transform that first resizes photographs to 256 pixels, and leaves small images as they are."""
-    resize = [transforms.Resize(256), transforms.CenterCrop(256)] if net == "full_size" else []
+    resize = [transforms.Resize(256), transforms.CenterCrop(256)] if CROPS[net] == 224 else []
     return transforms.Compose([*resize, *crop])
 
 
@@ -102,15 +102,18 @@ def train(model: nn.Module, classes: list[str], epochs: int, rate: float, option
     loading = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
     loader = DataLoader(fitting, options.batch_size, shuffle=True, **loading)
     dev_loader = DataLoader(dev, 256, **loading)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, fused=options.flags)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=15)
     for epoch in range(epochs):
         model.train()
         for images, labels in loader:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            with torch.autocast("cpu", enabled=options.flags):
+                logits = model(images)
+            nn.functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
-        dev_error = error(model, dev_loader)
+        with torch.autocast("cpu", enabled=options.flags):
+            dev_error = error(model, dev_loader)
         schedule.step(dev_error)
         print(f"epoch {epoch + 1}: dev error {dev_error:.3f}, lr {optimizer.param_groups[0]['lr']:.2g}", flush=True)
 
@@ -120,7 +123,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("root", type=Path)
     parser.add_argument("classes", type=Path, nargs="?", help="default: all of train/")
     parser.add_argument("--net", choices=sorted(NETS), default="small")
-    parser.add_argument("--convs", type=int, default=5)
+    parser.add_argument("--convs", type=int, help="of an AlexNet: 5 or 6")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--lr", type=float, default=0.015)
@@ -128,6 +131,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--pretrain-lr", type=float, default=0.015)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--ten-crop-batch", type=int, default=8, help="images of ten views each")
+    parser.add_argument("--flags", action="store_true", help="channels_last, bf16 autocast, fused SGD")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--no-dev", dest="dev", action="store_false", help="cut the rate by val; hold nothing out")
@@ -143,7 +147,10 @@ def run(options: argparse.Namespace) -> float:
     random.seed(options.seed)
     everything = sorted(path.name for path in (options.root / "train").iterdir())
     classes = sorted(options.classes.read_text().split()) if options.classes else everything
-    model = NETS[options.net](len(everything) if options.pretrain_epochs else len(classes), options.convs)
+    num_classes = len(everything) if options.pretrain_epochs else len(classes)
+    model = NETS[options.net](num_classes, *([options.convs] if options.convs else ()))
+    if options.flags:
+        model = model.to(memory_format=torch.channels_last)
     if options.he:
         model.apply(he)
     if options.pretrain_epochs:
@@ -152,10 +159,11 @@ def run(options: argparse.Namespace) -> float:
     train(model, classes, options.epochs, options.lr, options)
     tens = transform(options.net, transforms.TenCrop(CROPS[options.net]), transforms.Lambda(stack_views))
     loading = {"batch_size": options.ten_crop_batch, "num_workers": options.workers}
-    if options.predictions:
-        probabilities, _ = ten_crop(model, DataLoader(Flat(options.root / "test", tens), **loading))
-        np.save(options.predictions, probabilities.numpy())
-    probabilities, labels = ten_crop(model, DataLoader(folder(options.root / "val", classes, tens), **loading))
+    with torch.autocast("cpu", enabled=options.flags):
+        if options.predictions:
+            probabilities, _ = ten_crop(model, DataLoader(Flat(options.root / "test", tens), **loading))
+            np.save(options.predictions, probabilities.float().numpy())
+        probabilities, labels = ten_crop(model, DataLoader(folder(options.root / "val", classes, tens), **loading))
     return float((probabilities.argmax(1) != labels).float().mean())
 
 
