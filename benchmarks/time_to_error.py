@@ -1,6 +1,6 @@
 """Times one member of the CIFAR-10 experiment from the command until its error is low enough, beside a plain loop.
 
-Both train on 8,100 of 10,000 images, and look at test/ after each epoch; the net, rates and epochs are the experiment's.
+Both train on 8,100 of 10,000 images, and look at test/ after each epoch; net, rates and epochs are the experiment's.
 """
 
 import json
