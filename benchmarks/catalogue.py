@@ -43,6 +43,7 @@ ENTRIES = (
     Entry("crops", "benchmarks.stored_crops:run", "40 s", "uint8 crops from a raw and a JPEG store beside torchvision"),
     Entry("verify", "benchmarks.verification:run", "1 min", "verifying prepared pixels: a step, and opening a store"),
     Entry("prepare", "benchmarks.preparing:run", "2 min", "preparing photographs on one core and on two beside PIL"),
+    Entry("memory", "benchmarks.actor_memory:run", "3 min", "an actor's peak memory beside a plain process"),
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
     Entry("members", "benchmarks.many_members:run", "1 min", "the driver with 1,000 members, 64 of them running"),
     Entry("schedule", "benchmarks.schedule:run", "1 min", "simulated: members of several workers beside the bound"),

@@ -25,6 +25,9 @@ from workers.settings import Crops, Keep, TrainingSettings
 # The shorter side of an image in sevenths of a window's: for windows of 224 pixels 224, 256, 288, 320 and 352, the last
 # four of which are Szegedy et al.'s (2014, §7), like the three places along the longer side.
 _SCALES = (7, 8, 9, 10, 11)
+# On CPUs views go through a net 16 at a time, at 224 pixels; the 320 of 32 images would take more memory than training
+# did, and a tenth to twice as long (docs/benchmarks.md).
+_PIXELS_AT_ONCE = 16 * 224**2
 
 
 def crop_offsets(margin: int) -> list[Offset]:
@@ -107,8 +110,9 @@ def _logits(model: nn.Module, inputs: Tensor, offsets: list[Offset], size: int) 
         shared = shared_convs(model.shareable, offsets, size)
         if shared:
             return logits_of_windows(model, inputs, offsets, size, shared)
-    logits: Tensor = model(stack(inputs, offsets, size))
-    return logits
+    views = stack(inputs, offsets, size)
+    at_once = max(1, _PIXELS_AT_ONCE // size**2) if views.device.type == "cpu" else len(views)
+    return torch.cat([model(some) for some in views.split(at_once)])
 
 
 def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics) -> Tensor:

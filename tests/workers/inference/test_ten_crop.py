@@ -154,3 +154,11 @@ def test_ten_crop_less_a_mean_image_equals_each_crop_alone(name):
     slow = one_by_one(model, images, size, reflect=True, chosen=chosen, statistics=statistics)
     other = one_by_one(model, images, size, reflect=True, chosen=chosen)
     assert np.abs(fast - slow).max() < 1e-5 < 1e-3 < np.abs(fast - other).max()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(224, [16, 16, 8]), (48, [40])])
+def test_views_that_share_nothing_go_through_the_net_as_many_as_their_pixels_allow(size, expected):
+    model, seen = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)).eval(), list[int]()
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    by_crops(model, photographs(size + 8, 4), size, chosen=Numerics())
+    assert seen == expected
