@@ -62,7 +62,11 @@ _SUBMIT = "`ray job submit --address=http://HEAD:8265 -- septet launch … clust
 # One for each process: Ray keeps the first it gets, and would refuse a second cluster with another.
 _TOKEN = secrets.token_hex(32)
 _NICENESS = "RAY_worker_niceness"
+# Members train on threads of Ray's. glibc would give each a heap of its own, in pieces of 64 MB, and map what is larger
+# at every step, whatever `workers.numerics` says of freed memory.
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 LOCAL_ENVIRONMENT = {
+    **_ONE_HEAP,
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Despite its name it makes any local Ray use the address 127.0.0.1; without it the raylet and its agents listen on
@@ -168,7 +172,7 @@ def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
         watch.head.forgetful = stored == b"memory"
         try:
             with environment({RAY_RUNTIME_ENV_IGNORE_GITIGNORE: "1"}):
-                _init(address=address, runtime_env=shipped() if settings.ship_code else None)
+                _init(address=address, runtime_env={"env_vars": _ONE_HEAP, **(shipped() if settings.ship_code else {})})
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             if _NOT_A_NODE in str(error):
                 raise _no_node(where, address) from error
