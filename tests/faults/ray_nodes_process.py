@@ -1,5 +1,6 @@
 """The cluster of `ray_of_nodes.py`, for tests that give it orders."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,11 @@ class Nodes:
                 process.kill()
         self.process.kill()
         self.process.wait()
+        # A test that adopts orphans has to bury them too: an idle worker ends once its node's process is gone, and a
+        # zombie is not gone.
+        for process in self.family:
+            with suppress(ChildProcessError):
+                os.waitpid(process.pid, 0)
 
 
 @contextmanager
