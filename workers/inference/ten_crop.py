@@ -112,7 +112,7 @@ def _logits(model: nn.Module, inputs: Tensor, offsets: list[Offset], size: int) 
             return logits_of_windows(model, inputs, offsets, size, shared)
     views = stack(inputs, offsets, size)
     at_once = max(1, _PIXELS_AT_ONCE // size**2) if views.device.type == "cpu" else len(views)
-    return torch.cat([model(some) for some in views.split(at_once)])
+    return torch.cat([model(some) for some in torch.split(views, at_once)])
 
 
 def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics) -> Tensor:
