@@ -26,7 +26,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/python -m pytest --quiet tests/architecture
 
 .PHONY: soak
-soak: $(VENV)/.installed-test ## kill runs at dozens of seeded moments, compare their bytes; an hour; SEEDS=0-99 SOAK=path
+soak: $(VENV)/.installed-soak ## kill runs at dozens of seeded moments, compare their bytes; an hour; SEEDS=0-99 SOAK=path
 	SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) $(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
 SOAK_KILLS := $(addprefix tests/faults/test_,killed_driver.py killed_at_start.py nodes.py soak.py)
@@ -80,6 +80,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 # This depends on the other stamps, so that no two pips write at once.
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP_INSTALL) --editable '.[test,dev,bench]'
+	@touch $@
+
+$(VENV)/.installed-soak: $(VENV)/.installed-dev
+	$(PIP_INSTALL) --editable '.[test,dev,serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

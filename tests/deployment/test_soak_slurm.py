@@ -10,6 +10,7 @@ import pytest
 from oracle import CHECKOUT, GROUP, SMALL, child_environment
 from slurm_cluster import await_that, slurm_cluster
 
+from orchestrator.plan import StageRef
 from orchestrator.run.ledger import AttemptEnd, read_ledger
 from orchestrator.run.paths import RunPaths
 
@@ -85,13 +86,16 @@ class Job:
         return sum(one.outcome is outcome for one in self.attempts())
 
     def trains(self):
-        """Waits until two members train, with checkpoints to resume from."""
+        """Waits until two members train, each with a checkpoint of its own to resume from."""
 
         def running():
-            return [one for one in self.attempts() if one.outcome is None and one.where]
+            stages = read_ledger(self.paths.ledger).stages if self.paths.ledger.exists() else {}
+            found = [(StageRef.parse(ref), one) for ref, entry in stages.items() for one in entry.attempts]
+            saved = [one for ref, one in found if list(self.paths.stage(ref).glob("checkpoints/step-*"))]
+            return [one for one in saved if one.outcome is None and one.where]
 
         def does():
-            return len(running()) == 2 and len(list(self.paths.root.glob("members/*/*/checkpoints/step-*"))) >= 2
+            return len(running()) == 2
 
         await_that(does, GIVE_UP_S, self.log)
         # The members' nodes differ, and the token is nobody else's.

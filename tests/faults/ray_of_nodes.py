@@ -2,7 +2,8 @@
 
 `python ray_of_nodes.py NODES [FOLDER]` prints the address once NODES of one CPU each are there beside a head of none;
 FOLDER takes Ray's files. Then it prints `done` for each line on stdin: `replace N` has the node of that number, modulo
-how many there are, die at once with all on it, and another one join. It ends with stdin.
+how many there are, die at once with all on it, and another one join; `spare ID` does so with a node of another id. It
+ends with stdin.
 """
 
 import sys
@@ -19,8 +20,12 @@ def main(num_nodes: int, *folder: str) -> None:
     _say(cluster.address)
     for line in sys.stdin:
         order, _, number = line.strip().partition(" ")
-        if order == "replace":
-            cluster.remove_node(nodes.pop(int(number) % len(nodes)), allow_graceful=False)
+        if order in ("replace", "spare"):
+            if order == "replace":
+                index = int(number) % len(nodes)
+            else:
+                index = next(index for index, node in enumerate(nodes) if node.node_id != number)
+            cluster.remove_node(nodes.pop(index), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1, **_SMALL))
         _say("done")
     cluster.shutdown()

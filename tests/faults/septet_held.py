@@ -26,7 +26,7 @@ from one_slot import one_slot
 
 from orchestrator import cluster, launching
 from orchestrator.cli import program
-from orchestrator.cluster import ray_backend, ray_nodes
+from orchestrator.cluster import ray_backend, ray_head
 from orchestrator.cluster.actor import Duties, MemberActor, worker_duties
 from orchestrator.execution import signals
 from orchestrator.placement import choice, measuring
@@ -121,7 +121,7 @@ def run(moment: str, marker: Path, words: list[str]) -> int:
         ray_backend.RayCluster = partial(ray_backend.RayCluster, duties=_faulty(marker.parent))  # type: ignore[misc,assignment]
         marker.touch()
     elif moment == UNWATCHED:
-        ray_nodes.Head.look = lambda _: True  # type: ignore[method-assign]
+        ray_head.Head.look = lambda _: True  # type: ignore[method-assign]
         marker.touch()
     else:
         cluster.open_cluster = one_slot  # type: ignore[assignment]

@@ -6,8 +6,9 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
+from long_run import make_long
 from machines import SMALL, START, UP_S, kill_family
-from oracle import child_environment, wait_for
+from oracle import child_environment, placed, wait_for
 from run_artefacts import artefacts
 
 from orchestrator.run.ledger import read_ledger
@@ -83,9 +84,17 @@ def growing(folder, most):
         yield address
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, store):
+    with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
+        assert make_long(place).launch(give_up_s=GIVE_UP_S).code == 0
+        yield place
+
+
 @pytest.fixture
 def place(new_place):
-    place = new_place("grows")
+    # Of shorter members the first node would train one after the other, before a second one is there.
+    place = make_long(new_place("grows"))
     place.environment = OPEN
     return place
 

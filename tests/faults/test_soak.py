@@ -162,7 +162,8 @@ class Soak:
         victim = self.draw.choice(alive)
         with suppress(psutil.NoSuchProcess):
             victim.kill()
-        wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
+        with suppress(psutil.NoSuchProcess):
+            wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
 
     def _members(self):
         """The processes that train or predict, as Ray titles them."""

@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
 def model_served(model, port, log, **environment):
     """Serves a model's folder or URI at `port`, without pickles; its output is in the file `log`."""
     words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "-p", str(port)]
-    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} | environment
+    # MLflow looks for uvicorn on the path, as in an environment that a user has activated.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PATH": path} | environment
     with log.open("wb") as stream:
         server = subprocess.Popen(
             [*words, "--env-manager", "local"], env=environment, stdout=stream, stderr=stream, start_new_session=True
@@ -28,5 +31,6 @@ def model_served(model, port, log, **environment):
                     time.sleep(0.3)
             yield
         finally:
-            os.killpg(server.pid, 9)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, 9)
             server.wait()
