@@ -64,12 +64,12 @@ def run_tasks(
 
         def start(job: Any) -> Any:
             task: Any = ray.remote(function).options(**room, **usable_nodes(preflight.left_out))
-            return task.remote(shared, job, needs.code)
+            # In the call, where it has room: a node that has just joined may take the owner of an object for dead.
+            return task.remote(given, job, needs.code)
 
         # Two tasks a slot, so that the next is ready when one is done.
         most = 2 * sum(slots_of(node, *asked) for node in nodes)
         try:
-            shared = ray.put(given)
             waiting = {start(job): job for job in itertools.islice(jobs, most)}
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)

@@ -4,7 +4,6 @@ import os
 import sys
 
 import pytest
-import ray
 from noise_run import finished_run, noise, write_noise
 from ray_nodes_process import ray_of_nodes
 
@@ -38,6 +37,8 @@ def test_predictions_on_a_cluster_that_loses_a_node_are_the_same_bytes(nodes, tm
 
     def lose_a_node(line):
         if not lost:
+            import ray
+
             # Whose node is lost is lost with it, and this driver's may be any of them.
             nodes.order(f"spare {ray.get_runtime_context().get_node_id()}")
             lost.append(line)
