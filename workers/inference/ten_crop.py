@@ -26,7 +26,7 @@ from workers.settings import Crops, Keep, TrainingSettings
 # four of which are Szegedy et al.'s (2014, §7), like the three places along the longer side.
 _SCALES = (7, 8, 9, 10, 11)
 # On CPUs views go through a net 16 at a time, at 224 pixels; the 320 of 32 images would take more memory than training
-# did, and a tenth to twice as long (docs/benchmarks.md).
+# did, and a sixth longer to twice as long (docs/benchmarks.md).
 _PIXELS_AT_ONCE = 16 * 224**2
 
 
