@@ -109,9 +109,8 @@ def run(settings: Settings) -> tuple[Row, ...]:
         folder = settings.scratch / str(number)
         num_images = _UPDATES * case.batch
         root = synthetic.class_folders(folder / "images", num_images, _NUM_CLASSES, case.side, num_test=10)
-        nobody = (f"~ensemble.members.base{other}" for other in (2, 3, 4, 5))
         words = (
-            *case.words, *nobody, f"datasets.target.root={root}", "datasets.target.dev_fraction=0",
+            *case.words, *scripts.first_members(1), f"datasets.target.root={root}", "datasets.target.dev_fraction=0",
             f"cluster.cpus_per_member={settings.threads}", "schedule.epochs=1",
         )  # fmt: skip
         launch = _Watch().during(partial(scripts.launch, folder / "launch", *words))

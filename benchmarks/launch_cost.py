@@ -69,8 +69,8 @@ def _floor(folder: Path, floor: str) -> float:
 
 
 def _launch(folder: Path, num_members: int) -> float:
-    others = [f"~ensemble.members.base{number}" for number in range(num_members + 1, 6)]
-    return scripts.launch(folder, "ensemble=five", "schedule.epochs=1", *others).seconds
+    words = ("ensemble=five", "schedule.epochs=1", *scripts.first_members(num_members))
+    return scripts.launch(folder, *words).seconds
 
 
 def _line(seconds: Mapping[int, float]) -> tuple[float, float]:

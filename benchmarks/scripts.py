@@ -79,6 +79,11 @@ def fastest_placement(tried: Mapping[str, Callable[[], float]], show: Callable[[
     return min(seconds, key=lambda name: seconds[name])
 
 
+def first_members(count: int) -> list[str]:
+    """Returns overrides that leave the first `count` of five members."""
+    return [f"~ensemble.members.base{number}" for number in range(count + 1, 6)]
+
+
 def launch(folder: Path, *overrides: str, checkout: Path = _HERE) -> Launched:
     """Runs `septet launch` in an empty folder: nothing is prepared, and tracking goes to a file there."""
     folder.mkdir(parents=True)

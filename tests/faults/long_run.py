@@ -1,6 +1,8 @@
 """A run of two members that is long enough to be met in the midst of, and whose members are worth one loss each."""
 
-from oracle import wait_for
+from contextlib import contextmanager
+
+from oracle import placed, wait_for
 from run_artefacts import artefacts
 
 from orchestrator.run.ledger import read_ledger
@@ -18,6 +20,14 @@ def make_long(place, epochs=240):
     (place.root / "groups" / "ensemble" / "plain.yaml").write_text(_GROUP)
     place.overrides = (*_LONG, f"ensemble.stages.train.epochs={epochs}")
     return place
+
+
+@contextmanager
+def undisturbed_long(folder, store, give_up_s):
+    """A place where nothing befell that run."""
+    with placed(folder, store, in_process=True) as place:
+        assert make_long(place).launch(give_up_s=give_up_s).code == 0
+        yield place
 
 
 def wait_until_trains(place, process, more_than=10):

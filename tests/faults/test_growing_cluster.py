@@ -6,9 +6,9 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
-from long_run import make_long
+from long_run import make_long, undisturbed_long
 from machines import SMALL, START, UP_S, kill_family
-from oracle import child_environment, placed, wait_for
+from oracle import child_environment, wait_for
 from run_artefacts import artefacts
 
 from orchestrator.run.ledger import read_ledger
@@ -86,8 +86,7 @@ def growing(folder, most):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, store):
-    with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
-        assert make_long(place).launch(give_up_s=GIVE_UP_S).code == 0
+    with undisturbed_long(tmp_path_factory.mktemp("long"), store, GIVE_UP_S) as place:
         yield place
 
 

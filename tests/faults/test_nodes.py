@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from long_run import make_long, trained, wait_until_trains
-from oracle import expect_clean_end, expect_recovered, placed
+from long_run import make_long, trained, undisturbed_long, wait_until_trains
+from oracle import expect_clean_end, expect_recovered
 from ray_nodes_process import ray_of_nodes
 from septet_held import UNWATCHED
 
@@ -24,8 +24,7 @@ def nodes(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, store):
-    with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
-        assert make_long(place).launch(give_up_s=GIVE_UP_S).code == 0
+    with undisturbed_long(tmp_path_factory.mktemp("long"), store, GIVE_UP_S) as place:
         yield place
 
 

@@ -16,7 +16,7 @@ sys.stdin.read()
 """
 # As many calls at once as the actors of members allow, since those run on threads.
 _FAULTS = """
-import contextlib, sys
+import sys
 from orchestrator.cluster.ray_session import attached, local
 from orchestrator.config.schema import ClusterConfig
 class Worker:
