@@ -23,10 +23,10 @@ def make_long(place, epochs=240):
 
 
 @contextmanager
-def undisturbed_long(folder, store, give_up_s):
+def undisturbed_long(folder, store, give_up_s, epochs=240):
     """A place where nothing befell that run."""
     with placed(folder, store, in_process=True) as place:
-        assert make_long(place).launch(give_up_s=give_up_s).code == 0
+        assert make_long(place, epochs).launch(give_up_s=give_up_s).code == 0
         yield place
 
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 from cluster_cases import EVENTS, REFUSALS
-from long_run import entry_of, expect_same_end, make_long, step_of, trained, wait_until_trains
+from long_run import entry_of, expect_same_end, make_long, step_of, trained, undisturbed_long, wait_until_trains
 from machines import PORT, Kind, laboratory, pid_there
 from odd_nodes import copied_code
-from oracle import fill_disk, placed, say, small_disk, wait_for
+from oracle import fill_disk, say, small_disk, wait_for
 from redone import redone_updates
 
 from orchestrator.run.ledger import AttemptEnd, read_ledger
@@ -25,8 +25,7 @@ NODES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, store):
-    with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
-        assert make_long(place, EPOCHS).launch(give_up_s=GIVE_UP_S).code == 0
+    with undisturbed_long(tmp_path_factory.mktemp("long"), store, GIVE_UP_S, EPOCHS) as place:
         yield place
 
 
