@@ -2,12 +2,14 @@
 
 A thread counts the signals themselves. Python runs a handler only between the main thread's calls, once for all signals
 of a number that came during one call, so that a second Ctrl-C while Ray starts would be lost; and Ray's start has a
-handler of its own for a while, whose exception may be lost too.
+handler of its own for a while, whose exception may be lost too. The thread also wakes the main thread: a signal that
+another thread received, or that came just before a call that waits, would be handled only as that call ends.
 
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,6 +25,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # One event may arrive as two signals: both the shell and the kernel report a closed terminal, and `timeout` and service
 # managers signal the process and its group. A second Ctrl-C is never taken for an echo.
 _ECHO_S = 1.0
+# A signal that does nothing but end the main thread's waiting, as often as may be needed, until the handler has run.
+_WAKING, _WAKE_AFTER_MS, _MOST_WAKINGS = signal.SIGURG, 100, 10
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -78,12 +82,10 @@ class Interrupts:
         """Acts like a first SIGTERM, from another thread; does nothing after a signal."""
         if self._before and not self.requested:
             self._asked = True
-            identity = threading.main_thread().ident
-            assert identity is not None, "the main thread has started"
-            # Not to the process: if another thread received it, the main thread would continue to wait.
-            signal.pthread_kill(identity, signal.SIGTERM)
+            signal.pthread_kill(self._main, signal.SIGTERM)
 
     def __enter__(self) -> Self:
+        self._main = threading.get_ident()
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
         self._heard, self._told = os.pipe()
@@ -129,6 +131,7 @@ class Interrupts:
                 continue
             handler = signal.signal(number, self._receive)
             self._before.setdefault(number, handler)
+        self._before.setdefault(_WAKING, signal.signal(_WAKING, lambda *_: None))
 
     def _report_unraisable(self, found: Any) -> None:
         """Drops what Python would print where it cannot raise the handler's KeyboardInterrupt, as in a fork's hooks."""
@@ -136,10 +139,19 @@ class Interrupts:
             self._unraisable_before(found)
 
     def _count(self) -> None:
-        """Ends the process at the second signal; a byte 0 ends the thread."""
+        """Ends the process at the second signal, and sees to it that the first is handled; a byte 0 ends the thread."""
         first_s: float | None = None
-        while number := os.read(self._heard, 1)[0]:
-            now_s = time.monotonic()
+        heard, wakings = select.poll(), 0
+        heard.register(self._heard, select.POLLIN)
+        while True:
+            unhandled = first_s is not None and self._received is None and wakings < _MOST_WAKINGS
+            if not heard.poll(_WAKE_AFTER_MS if unhandled else None):
+                wakings += 1
+                signal.pthread_kill(self._main, _WAKING)
+                continue
+            number, now_s = os.read(self._heard, 1)[0], time.monotonic()
+            if not number:
+                return
             if number not in _SIGNALS:
                 continue
             if first_s is None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _AT_WORK = """
 import sys, time
 from orchestrator.execution.signals import Interrupts
@@ -55,7 +56,7 @@ def _started(setting, **options):
         process.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "code"), _CODES.items())
 @pytest.mark.parametrize("setting", [_UNWINDS, _DEFERS.format(obstinate=False)], ids=["anywhere", "while training"])
 def test_signal_ends_in_order_with_its_exit_code(number, code, setting):
     with _started(setting) as process:
@@ -117,6 +118,21 @@ def test_signal_that_another_handler_took_stops_all_the_same():
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "cleaned up\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_that_another_thread_received_does_not_wait_for_the_main_threads_call(number):
+    received = f"""
+        import signal, threading
+        print("ready", flush=True)
+        # For the main thread it is as if the signal had come just before its call.
+        receive = lambda: (time.sleep(0.5), signal.pthread_kill(threading.get_ident(), {int(number)}), time.sleep(250))
+        threading.Thread(target=receive, daemon=True).start()
+        time.sleep(250)
+"""
+    with _started(received.strip()) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
 
 
 def test_ctrl_c_that_a_forked_child_hears_too_is_counted_once():
