@@ -7,10 +7,8 @@ A local Ray listens only on loopback, with its own token in this process's envir
 import os
 import re
 import secrets
-import signal
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import process_guard
 from orchestrator.cluster.ray_head import HeadWatch, await_head
+from orchestrator.cluster.ray_signals import end_ray, while_ray_starts
 from workers.data.store import require_space
 from workers.errors import ClusterLost, ConfigError
 
@@ -113,8 +112,6 @@ def local() -> Iterator[HeadWatch | None]:
         process_guard.MARK: mark,
     }
     with process_guard.guarding(mark, folder), environment(values):
-        import ray
-
         with _lean(mark):
             # Without "local" Ray joins any cluster it finds.
             _init(
@@ -125,7 +122,7 @@ def local() -> Iterator[HeadWatch | None]:
                 # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
                 _temp_dir=str(folder / "r"),
             )
-        with unless_lost(ray.shutdown):
+        with unless_lost(end_ray):
             yield None
 
 
@@ -162,7 +159,6 @@ def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
         ClusterLost: the head is gone before the end of the block.
     """
     with environment(_QUIET):
-        import ray
         from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
         from ray.exceptions import RayError
 
@@ -177,7 +173,7 @@ def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
             if _NOT_A_NODE in str(error):
                 raise _no_node(where, address) from error
             raise ConfigError(f"{where}: no Ray cluster answers there ({first_line(error)})") from error
-        with unless_lost(ray.shutdown, watch):
+        with unless_lost(end_ray, watch):
             yield watch
 
 
@@ -269,20 +265,10 @@ def unless_lost(close: Callable[[], None], watch: HeadWatch | None = None) -> It
 
 
 def _init(**options: Any) -> None:
-    """Calls `ray.init` and keeps the SIGTERM handler: Ray's own ends the process with exit code 15."""
     import ray
 
-    before = signal.getsignal(signal.SIGTERM)
-    try:
+    with while_ray_starts():
         ray.init(log_to_driver=False, configure_logging=False, job_config=own_path(), **options)
-    except SystemExit as left:
-        if left.code != signal.SIGTERM or not callable(before):
-            raise
-        before(signal.SIGTERM, None)
-        raise
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

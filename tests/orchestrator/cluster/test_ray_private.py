@@ -201,6 +201,49 @@ def test_no_line_of_a_worker_reaches_the_driver_s_stdout():
         assert "'lines': []" in shown.stdout, shown.stdout + shown.stderr[-400:]
 
 
+_SIGNALLED = """
+import os, signal, sys, threading, time
+import ray
+from ray import _raylet
+from orchestrator.cluster.ray_session import local
+from orchestrator.execution.signals import Interrupts
+from workers.errors import Stopped
+
+plain, end = _raylet.CoreWorker, ray.shutdown
+def send():
+    os.kill(os.getpid(), signal.{number})
+def make(*given, **named):
+    {before_core}
+    core = plain(*given, **named)
+    {after_core}
+    return core
+def shutdown():
+    {before_end}
+    end()
+    {after_end}
+_raylet.CoreWorker, ray.shutdown = make, shutdown
+try:
+    with Interrupts():
+        with local():
+            pass
+        {after_all}
+        print("not stopped", flush=True)
+except Stopped as error:
+    print("cleaned up", flush=True)
+    sys.exit(error.exit_code)
+"""
+_SIGNALLED_MOMENTS = "before_core", "after_core", "before_end", "after_end", "after_all"
+
+
+@pytest.mark.parametrize("moment", _SIGNALLED_MOMENTS)
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signal_while_ray_starts_and_ends_stops_in_order(moment, number, code):
+    with private("its signal handlers or CoreWorker", "ray_signals"):
+        program = _SIGNALLED.format(number=number, **(dict.fromkeys(_SIGNALLED_MOMENTS, "pass") | {moment: "send()"}))
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (code, "cleaned up\n", "")
+
+
 def test_exceptions_say_what_the_driver_asks_of_them():
     with private("preempted of RayActorError, cause of RayTaskError, or an exception", "ray_backend"):
         assert RayActorError().preempted is False
