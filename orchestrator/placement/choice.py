@@ -154,19 +154,17 @@ def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
 
 
 def candidates(
-    rooms: Rooms, members: int, precisions: Sequence[str], threads: int | None = None, *, fill: bool = False
+    rooms: Rooms, members: int, precisions: Sequence[str], threads: int | None = None
 ) -> tuple[Candidate, ...]:
     """Returns the candidates, the default first; the first of `precisions` is the preferred one.
 
-    The default is one thread a member. With `fill` it is the most threads with which as many train at once: on one
-    machine fewer CPUs than members are left idle.
+    The default is the most threads with which as many train at once as with one thread each.
 
     Args:
         rooms: of the machines.
         members: of the plan, at least 1.
         precisions: to choose from.
         threads: the configured number a member.
-        fill: see above.
     """
     largest = max(cpus for cpus, _ in rooms)
 
@@ -175,9 +173,7 @@ def candidates(
 
     filling = next(count for count in range(largest, 0, -1) if count == 1 or at_once(count) >= at_once(1))
     powers = (1 << exponent for exponent in range(largest.bit_length()))
-    counts = [threads] if threads else sorted({*powers, filling, largest})
-    if fill and not threads:
-        counts.insert(0, counts.pop(counts.index(filling)))
+    counts = [threads] if threads else [filling, *sorted({*powers, largest} - {filling})]
     return tuple(Candidate(count, at_once(count), precision) for count in counts for precision in precisions)
 
 

@@ -216,7 +216,7 @@ class _Chooser:
         precisions = self._precisions(bf16=all(one.bf16 for one in machines))
         threads = None if cluster.choose_cpus else cluster.cpus_per_member
         rooms = [(one.num_cpus, one.slots) for one in machines]
-        given = choice.candidates(rooms, len(plan.trained), precisions, threads, fill=cluster.address is not None)
+        given = choice.candidates(rooms, len(plan.trained), precisions, threads)
         default = given[0]
         if alone and len(given) == 1:
             return self.placed(default, f"{default} (as configured)", built=built)

@@ -1,5 +1,8 @@
 """cuda-convnet's nets for CIFAR-10 (Krizhevsky 2011): one with 26 % error after 80 seconds, one with 18 %."""
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,7 +44,12 @@ class CifarNet(nn.Module):
         hidden = hidden if self.hidden_units else self.norm1(hidden)
         hidden = _average(functional.relu(self.get_submodule("conv2")(hidden)))
         hidden = hidden if self.hidden_units else self.norm2(hidden)
-        hidden = _average(functional.relu(self.get_submodule("conv3")(hidden))).flatten(1)
+        hidden = _average(functional.relu(self.get_submodule("conv3")(hidden)))
+        if self.training and hidden.requires_grad and hidden.device.type == "cpu":
+            # torch pools the gradient back ten times as fast in the layout of the images (measured); the same bits.
+            lay_out = partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
+            hidden.register_hook(lay_out)  # type: ignore[no-untyped-call]
+        hidden = hidden.flatten(1)
         if self.hidden_units:
             hidden = functional.relu(self.fc64(hidden))
         logits: Tensor = self.fc10(hidden)

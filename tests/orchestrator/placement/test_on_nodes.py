@@ -90,14 +90,11 @@ def test_seven_members_on_one_node_of_sixteen_cpus_leave_fewer_cpus_idle_than_th
 
 @pytest.mark.parametrize("members", [1, 2, 3, 5, 7, 11, 16])
 @pytest.mark.parametrize("cpus", [1, 4, 16, 96])
-def test_default_of_a_cluster_fills_a_node_and_that_of_one_machine_is_a_thread_each(members, cpus):
-    filling, *_ = choice.candidates([(cpus, members)], members, ("fp32",), fill=True)
+def test_default_fills_a_machine_without_training_fewer_members_at_once(members, cpus):
+    filling, *others = choice.candidates([(cpus, members)], members, ("fp32",))
     assert filling.members == min(members, cpus)
     assert cpus - filling.threads * filling.members <= members - 1
-    alone = choice.candidates([(cpus, members)], members, ("fp32",))
-    assert alone[0].threads == 1 and set(alone) == set(
-        choice.candidates([(cpus, members)], members, ("fp32",), fill=True)
-    )
+    assert filling not in others and {1, cpus} <= {filling.threads, *(other.threads for other in others)}
 
 
 def test_one_machine_of_sixteen_cpus_has_all_at_work_if_threads_were_measured_to_pay():
@@ -113,7 +110,7 @@ def test_members_are_counted_node_by_node_and_spread():
     assert choice.on_each(1, three, 7) == [3, 3, 3]
     assert choice.on_each(8, three, 7) == [2, 2, 2]
     assert choice.on_each(4, [(16, 1), (8, 8), (2, 2)], 7) == [1, 2, 0]
-    assert choice.candidates(three, 7, ("fp32",), fill=True)[0] == Candidate(5, 7, "fp32")
+    assert choice.candidates(three, 7, ("fp32",))[0] == Candidate(5, 7, "fp32")
     given = {one.threads: one.members for one in choice.candidates(three, 7, ("fp32",))}
     assert given == {1: 7, 2: 7, 4: 7, 5: 7, 8: 6, 16: 3}
 
