@@ -168,7 +168,8 @@ def attached(settings: "ClusterConfig") -> Iterator[HeadWatch]:
         watch.head.forgetful = stored == b"memory"
         try:
             with environment({RAY_RUNTIME_ENV_IGNORE_GITIGNORE: "1"}):
-                _init(address=address, runtime_env={"env_vars": _ONE_HEAP, **(shipped() if settings.ship_code else {})})
+                environments = {"env_vars": _ONE_HEAP, **(shipped() if settings.ship_code else {})}
+                _init(watch, address=address, runtime_env=environments)
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             if _NOT_A_NODE in str(error):
                 raise _no_node(where, address) from error
@@ -264,10 +265,10 @@ def unless_lost(close: Callable[[], None], watch: HeadWatch | None = None) -> It
     close()
 
 
-def _init(**options: Any) -> None:
+def _init(watch: HeadWatch | None = None, **options: Any) -> None:
     import ray
 
-    with while_ray_starts():
+    with while_ray_starts(lambda: watch is not None and watch.lost is not None):
         ray.init(log_to_driver=False, configure_logging=False, job_config=own_path(), **options)
 
 

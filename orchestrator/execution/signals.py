@@ -113,7 +113,7 @@ class Interrupts:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Makes signals only set `requested` inside the block."""
-        # Ray's start replaces the handlers.
+        # A library that was loaded meanwhile may have replaced the handlers.
         self._install()
         self._deferring = True
         try:

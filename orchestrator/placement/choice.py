@@ -21,8 +21,8 @@ Rooms = Sequence[tuple[int, int]]
 
 # Candidates this much slower are skipped: more threads or another turn would not reverse the order.
 HOPELESS = 1.25
-# The share of a plan's training that measuring may take. A default that keeps all cores busy was within 10% of the best
-# on every machine measured; one that leaves cores idle may be far slower.
+# The share of a plan's training that measuring may take. Members of one thread that keep all cores busy were within 10%
+# of the best on every machine measured; where there are fewer members than cores, how many threads pay is less sure.
 SHARE_OF_BUSY = 0.01
 SHARE_OF_IDLE = 0.1
 # Forward multiply-adds of one measured step: 128 full-size images, about two seconds on one core. In smaller batches
@@ -103,11 +103,11 @@ def costliest(plan: Plan) -> Stage:
     return max(plan.stages, key=lambda stage: sums[kind_of(stage)])
 
 
-def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
-    """Returns whether measuring takes a small enough share of the plan's training."""
+def is_worth_measuring(plan: Plan, fewest: Candidate, num_cpus: int) -> bool:
+    """Returns whether measuring takes a small enough share of the plan's training; `fewest` has the fewest threads."""
     stage = costliest(plan)
     step = min(stage.recipe.optimizer.most_at_once * macs(stage), MOST_STEP_WORK)
-    share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
+    share = SHARE_OF_BUSY if fewest.threads * fewest.members >= num_cpus else SHARE_OF_IDLE
     return _MEASURING_WORK + _MEASURED_STEPS * step <= share * sum(multiply_adds(plan).values())
 
 
@@ -154,27 +154,39 @@ def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
 
 
 def candidates(
-    rooms: Rooms, members: int, precisions: Sequence[str], threads: int | None = None
+    rooms: Rooms,
+    members: int,
+    precisions: Sequence[str],
+    threads: int | None = None,
+    workers: Sequence[int] = (1, 1),
 ) -> tuple[Candidate, ...]:
     """Returns the candidates, the default first; the first of `precisions` is the preferred one.
 
-    The default is the most threads with which as many train at once as with one thread each.
+    The default is the most threads with which as many workers are at work as with one thread each. A number of threads
+    that leaves no room for one member's fewest workers is none.
 
     Args:
         rooms: of the machines.
         members: of the plan, at least 1.
         precisions: to choose from.
         threads: the configured number a member.
+        workers: the fewest and the most that compute a member together.
     """
     largest = max(cpus for cpus, _ in rooms)
 
-    def at_once(count: int) -> int:
-        return max(1, min(members, sum(on_each(count, rooms, members))))
+    def at_once(count: int, wanted: int = members) -> int:
+        return max(1, min(wanted, sum(on_each(count, rooms, wanted))))
 
-    filling = next(count for count in range(largest, 0, -1) if count == 1 or at_once(count) >= at_once(1))
-    powers = (1 << exponent for exponent in range(largest.bit_length()))
-    counts = [threads] if threads else [filling, *sorted({*powers, largest} - {filling})]
-    return tuple(Candidate(count, at_once(count), precision) for count in counts for precision in precisions)
+    least, wanted = workers[0], members * workers[1]
+    room = {count: at_once(count, wanted) for count in range(1, largest + 1)}
+    filling = max(count for count in room if room[count] >= room[1])
+    powers = {1 << exponent for exponent in range(largest.bit_length())}
+    counts = sorted(count for count in {*powers, filling, largest} if room[count] >= min(least, room[1]))
+    default = Candidate(threads or filling, at_once(threads or filling), precisions[0])
+    every = [
+        Candidate(count, at_once(count), each) for count in ([threads] if threads else counts) for each in precisions
+    ]
+    return (default, *(one for one in every if one != default))
 
 
 def is_hopeless(candidate: Candidate, rates: Mapping[Candidate, float]) -> bool:

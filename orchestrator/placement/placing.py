@@ -65,8 +65,8 @@ def place(
     """Chooses what `config` leaves to `auto` in cluster and precision; `note` is called before each measurement.
 
     On a cluster at an address it is chosen and measured for the nodes that fit, by `needs` without numerics; those that
-    lack what is chosen are left out. A plan too short for measuring to pay gets one thread a member here, and on a
-    cluster as many as keep its CPUs busy.
+    lack what is chosen are left out. In a plan too short for measuring to pay, members get as many threads as keep the
+    CPUs busy.
 
     Raises:
         ConfigError: no node fits, or the cluster does not answer.
@@ -216,7 +216,7 @@ class _Chooser:
         precisions = self._precisions(bf16=all(one.bf16 for one in machines))
         threads = None if cluster.choose_cpus else cluster.cpus_per_member
         rooms = [(one.num_cpus, one.slots) for one in machines]
-        given = choice.candidates(rooms, len(plan.trained), precisions, threads)
+        given = choice.candidates(rooms, len(plan.trained), precisions, threads, cluster.workers_per_member)
         default = given[0]
         if alone and len(given) == 1:
             return self.placed(default, f"{default} (as configured)", built=built)

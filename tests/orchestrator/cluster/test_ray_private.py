@@ -232,6 +232,7 @@ except Stopped as error:
     print("cleaned up", flush=True)
     sys.exit(error.exit_code)
 """
+
 _SIGNALLED_MOMENTS = "before_core", "after_core", "before_end", "after_end", "after_all"
 
 
@@ -242,6 +243,20 @@ def test_signal_while_ray_starts_and_ends_stops_in_order(moment, number, code):
         program = _SIGNALLED.format(number=number, **(dict.fromkeys(_SIGNALLED_MOMENTS, "pass") | {moment: "send()"}))
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "cleaned up\n", "")
+
+
+@pytest.mark.parametrize(("first", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_echo_of_a_signal_while_ray_starts_changes_nothing(first, code):
+    both = f"os.kill(os.getpid(), signal.{first}); os.kill(os.getpid(), signal.SIGTERM)"
+    program = _SIGNALLED.format(number="SIGTERM", **(dict.fromkeys(_SIGNALLED_MOMENTS, "pass") | {"after_core": both}))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "cleaned up\n", "")
+
+
+def test_start_that_fails_beside_another_ray_of_the_process_leaves_that_one(started):
+    with pytest.raises(RuntimeError, match="twice"), local():
+        pass
+    assert ray.is_initialized() and ray.nodes()
 
 
 def test_exceptions_say_what_the_driver_asks_of_them():

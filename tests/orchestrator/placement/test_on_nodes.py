@@ -97,6 +97,23 @@ def test_default_fills_a_machine_without_training_fewer_members_at_once(members,
     assert filling not in others and {1, cpus} <= {filling.threads, *(other.threads for other in others)}
 
 
+@pytest.mark.parametrize(
+    ("members", "workers", "cpus", "threads"),
+    [
+        (1, (3, 4), 4, 1),
+        (1, (1, 4), 4, 1),
+        (1, (2, 2), 4, 2),
+        (1, (1, 4), 16, 4),
+        (2, (1, 2), 16, 4),
+        (1, (8, 8), 4, 1),
+    ],
+)
+def test_threads_leave_room_for_a_members_workers(members, workers, cpus, threads):
+    default, *others = choice.candidates([(cpus, 16)], members, ("bf16", "fp32"), workers=workers)
+    assert default == Candidate(threads, min(members, cpus // threads), "bf16")
+    assert all(cpus // one.threads >= min(workers[0], cpus) for one in others)
+
+
 def test_one_machine_of_sixteen_cpus_has_all_at_work_if_threads_were_measured_to_pay():
     _, plan = planned(*SEVEN)
     given = choice.candidates([(16, 7)], 7, ("fp32",))
