@@ -107,7 +107,7 @@ def test_second_ctrl_c_during_one_call_that_python_cannot_interrupt_ends_at_once
 def test_signal_that_another_handler_took_stops_all_the_same():
     taken = """
         import signal
-        # As Ray's start does for a while; its handler's exception may be lost.
+        # As a library may for a while.
         signal.signal(signal.SIGTERM, lambda *_: None)
         print("ready", flush=True)
         while not interrupts.requested:
