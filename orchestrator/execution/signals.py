@@ -62,7 +62,6 @@ class Interrupts:
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._counted: signal.Signals | None = None
-        self._wakeup_before = -1
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
         self._asked = False
@@ -86,7 +85,6 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         self._main = threading.get_ident()
-        self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
         self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
@@ -113,8 +111,6 @@ class Interrupts:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Makes signals only set `requested` inside the block."""
-        # A library that was loaded meanwhile may have replaced the handlers.
-        self._install()
         self._deferring = True
         try:
             yield
@@ -124,14 +120,12 @@ class Interrupts:
     def _install(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
-        self._wakeup_before = self._wakeup_before if before == self._told else before
+        self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        self._before[_WAKING] = signal.signal(_WAKING, lambda *_: None)
         for number in _SIGNALS:
-            if number is signal.SIGHUP and self._ignores_hangup:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
-            handler = signal.signal(number, self._receive)
-            self._before.setdefault(number, handler)
-        self._before.setdefault(_WAKING, signal.signal(_WAKING, lambda *_: None))
+            self._before[number] = signal.signal(number, self._receive)
 
     def _report_unraisable(self, found: Any) -> None:
         """Drops what Python would print where it cannot raise the handler's KeyboardInterrupt, as in a fork's hooks."""
