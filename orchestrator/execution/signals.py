@@ -2,8 +2,8 @@
 
 A thread counts the signals themselves. Python runs a handler only between the main thread's calls, once for all signals
 of a number that came during one call, so that a second Ctrl-C while Ray starts would be lost; and where a library has a
-handler of its own for a while, the first would be lost too. The thread also wakes the main thread: a signal that another
-thread received, or that came just before a call that waits, would be handled only as that call ends.
+handler of its own for a while, the first would be lost too. The thread also wakes the main thread: a signal that
+another thread received, or that came just before a call that waits, would be handled only as that call ends.
 
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
