@@ -237,7 +237,7 @@ _SIGNALLED_MOMENTS = "before_core", "after_core", "before_end", "after_end", "af
 
 
 @pytest.mark.parametrize("moment", _SIGNALLED_MOMENTS)
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
 def test_signal_while_ray_starts_and_ends_stops_in_order(moment, number, code):
     with private("its signal handlers or CoreWorker", "ray_signals"):
         program = _SIGNALLED.format(number=number, **(dict.fromkeys(_SIGNALLED_MOMENTS, "pass") | {moment: "send()"}))
@@ -245,6 +245,7 @@ def test_signal_while_ray_starts_and_ends_stops_in_order(moment, number, code):
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "cleaned up\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_echo_of_a_signal_while_ray_starts_changes_nothing(first, code):
     both = f"os.kill(os.getpid(), signal.{first}); os.kill(os.getpid(), signal.SIGTERM)"
