@@ -148,9 +148,9 @@ def on_each(threads: int, rooms: Rooms, members: int) -> list[int]:
     return [min(level, each) for each in most]
 
 
-def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
-    """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
-    return max(1, min(len(plan.trained), int(memory_bytes * _MEMORY_SHARE / largest_member(plan, keep))))
+def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float, workers: int = 1) -> int:
+    """Returns how many of the plan's members, of so many `workers` each, fit in `memory_bytes` at once, at least 1."""
+    return max(1, min(len(plan.trained) * workers, int(memory_bytes * _MEMORY_SHARE / largest_member(plan, keep))))
 
 
 def candidates(

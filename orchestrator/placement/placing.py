@@ -99,7 +99,8 @@ def needs_of(config: Config, plan: Plan) -> Needs:
 def _this_machine(config: Config, plan: Plan) -> Machine:
     slots = 0
     if not config.cluster.gpus_per_member:
-        slots = choice.most_members(plan, config.predict.checkpoint, memory_limit())
+        workers = config.cluster.workers_per_member[-1]
+        slots = choice.most_members(plan, config.predict.checkpoint, memory_limit(), workers)
     else:
         # A launch has already refused what does not fit here; `septet plan` reports it and continues.
         with contextlib.suppress(ConfigError):

@@ -46,7 +46,7 @@ class CifarNet(nn.Module):
         hidden = hidden if self.hidden_units else self.norm2(hidden)
         hidden = _average(functional.relu(self.get_submodule("conv3")(hidden)))
         if self.training and hidden.requires_grad and hidden.device.type == "cpu":
-            # torch pools the gradient back ten times as fast in the layout of the images (measured); the same bits.
+            # torch pools the gradient back faster in the layout of the images (4 to 7 % of a step); the same bits.
             lay_out = partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
             hidden.register_hook(lay_out)  # type: ignore[no-untyped-call]
         hidden = hidden.flatten(1)

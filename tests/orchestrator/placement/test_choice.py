@@ -151,6 +151,15 @@ def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, m
 
 
 @pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize(("workers", "threads"), [("[1,1]", 2), ("[2,2]", 1), ("[1,2]", 1)])
+def test_place_gives_a_member_alone_all_cpus_unless_its_workers_need_them(workers, threads):
+    alone = [f"~ensemble.members.base{number}" for number in (2, 3, 4, 5)]
+    overrides = ("ensemble=five", *alone, "optimizer.shards=8", f"cluster.workers_per_member={workers}")
+    placed = place(*planned(*overrides), _note, Measuring.never)
+    assert (placed.numerics.threads, placed.cluster.cpus_per_member) == (threads, threads)
+
+
+@pytest.mark.usefixtures("two_cpus")
 @pytest.mark.parametrize(("name", "way"), [("alexnet", "torch"), ("torchvision/resnet18", "by_shape")])
 def test_place_computes_convolutions_by_shape_where_a_net_is_anothers(name, way):
     assert place(*planned(f"model.name={name}", "ensemble=five"), _note, Measuring.never).numerics.convolutions == way

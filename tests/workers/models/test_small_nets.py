@@ -81,6 +81,19 @@ def test_cuda_convnet_s_net_of_80_seconds_equals_its_layers_in_the_published_ord
     assert list(weights)[::2] == ["conv1.weight", "conv2.weight", "conv3.weight", "fc64.weight", "fc10.weight"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["cifar_80s", "cifar_18pct"])
+def test_gradients_in_the_layout_of_the_images_have_the_same_bits(name, dtype):
+    # These nets compute alike in both modes; only in training the gradient is laid out again.
+    model = net(name).to(dtype, memory_format=torch.channels_last)
+    images = pictures().to(dtype, memory_format=torch.channels_last)
+    gradients = {}
+    for training in (True, False):
+        model.train(training)
+        gradients[training] = torch.autograd.grad(model(images).float().pow(2).sum(), list(model.parameters()))
+    assert all(torch.equal(*pair) and pair[0].any() for pair in zip(*gradients.values(), strict=True))
+
+
 def test_net_of_18_percent_equals_its_layers_with_the_published_norm():
     model, images = net("cifar_18pct").double(), 100 * pictures().double()
     weights = dict(model.named_parameters())
