@@ -3,7 +3,8 @@
 A thread counts the signals themselves. Python runs a handler only between the main thread's calls, once for all signals
 of a number that came during one call, so that a second Ctrl-C while Ray starts would be lost; and where a library has a
 handler of its own for a while, the first would be lost too. The thread also wakes the main thread: a signal that
-another thread received, or that came just before a call that waits, would be handled only as that call ends.
+another thread received, or that came just before a call that waits, would be handled only as that call ends, and one
+that came where Python can raise nothing, as in a destructor, never.
 
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
@@ -62,7 +63,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._counted: signal.Signals | None = None
-        self._deferring = False
+        self._deferring = self._dropped = False
         self._before: dict[signal.Signals, Any] = {}
         self._asked = False
 
@@ -121,16 +122,23 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return
         self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
-        self._before[_WAKING] = signal.signal(_WAKING, lambda *_: None)
+        self._before[_WAKING] = signal.signal(_WAKING, self._wake)
         for number in _SIGNALS:
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._receive)
 
     def _report_unraisable(self, found: Any) -> None:
-        """Drops what Python would print where it cannot raise the handler's KeyboardInterrupt, as in a fork's hooks."""
+        """Notes that Python could not raise the KeyboardInterrupt, as in a destructor, and prints nothing."""
         if not self.requested:
             self._unraisable_before(found)
+        elif isinstance(found.exc_value, KeyboardInterrupt):
+            self._dropped = True
+
+    def _wake(self, *_: object) -> None:
+        if self._dropped and not self._deferring:
+            self._dropped = False
+            raise KeyboardInterrupt
 
     def _count(self) -> None:
         """Ends the process at the second signal, and sees to it that the first is handled; a byte 0 ends the thread."""
@@ -138,10 +146,10 @@ class Interrupts:
         heard, wakings = select.poll(), 0
         heard.register(self._heard, select.POLLIN)
         while True:
-            unhandled = first_s is not None and self._received is None and wakings < _MOST_WAKINGS
-            if not heard.poll(_WAKE_AFTER_MS if unhandled else None):
+            if not heard.poll(_WAKE_AFTER_MS if first_s is not None and wakings < _MOST_WAKINGS else None):
                 wakings += 1
-                signal.pthread_kill(self._main, _WAKING)
+                if self._dropped or self._received is None:
+                    signal.pthread_kill(self._main, _WAKING)
                 continue
             number, now_s = os.read(self._heard, 1)[0], time.monotonic()
             if not number:

@@ -135,6 +135,24 @@ def test_signal_that_another_thread_received_does_not_wait_for_the_main_threads_
     assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_that_came_where_python_raises_nothing_is_not_lost(number):
+    destroyed = f"""
+        import os
+        class Held:
+            def __del__(self):
+                os.kill(os.getpid(), {int(number)})
+                time.sleep(0.05)
+        print("ready", flush=True)
+        held = Held()
+        del held
+        time.sleep(250)
+"""
+    with _started(destroyed.strip()) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
+
+
 def test_ctrl_c_that_a_forked_child_hears_too_is_counted_once():
     forking = """
         import subprocess
