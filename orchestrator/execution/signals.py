@@ -28,6 +28,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ECHO_S = 1.0
 # A signal that does nothing but end the main thread's waiting, as often as may be needed, until the handler has run.
 _WAKING, _WAKE_AFTER_MS, _MOST_WAKINGS = signal.SIGURG, 100, 10
+_IMPORTING = "<frozen importlib."
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -63,7 +64,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._counted: signal.Signals | None = None
-        self._deferring = self._dropped = False
+        self._deferring = self._owing = False
         self._before: dict[signal.Signals, Any] = {}
         self._asked = False
 
@@ -133,12 +134,17 @@ class Interrupts:
         if not self.requested:
             self._unraisable_before(found)
         elif isinstance(found.exc_value, KeyboardInterrupt):
-            self._dropped = True
+            self._owing = True
 
-    def _wake(self, *_: object) -> None:
-        if self._dropped and not self._deferring:
-            self._dropped = False
+    def _interrupt(self, frame: FrameType | None) -> None:
+        """Raises KeyboardInterrupt now, or as soon as the main thread has left the import machinery."""
+        self._owing = frame is not None and frame.f_code.co_filename.startswith(_IMPORTING)
+        if not self._owing:
             raise KeyboardInterrupt
+
+    def _wake(self, _: int, frame: FrameType | None) -> None:
+        if self._owing and not self._deferring:
+            self._interrupt(frame)
 
     def _count(self) -> None:
         """Ends the process at the second signal, and sees to it that the first is handled; a byte 0 ends the thread."""
@@ -146,9 +152,10 @@ class Interrupts:
         heard, wakings = select.poll(), 0
         heard.register(self._heard, select.POLLIN)
         while True:
-            if not heard.poll(_WAKE_AFTER_MS if first_s is not None and wakings < _MOST_WAKINGS else None):
+            wakes = first_s is not None and (self._owing or wakings < _MOST_WAKINGS)
+            if not heard.poll(_WAKE_AFTER_MS if wakes else None):
                 wakings += 1
-                if self._dropped or self._received is None:
+                if self._owing or self._received is None:
                     signal.pthread_kill(self._main, _WAKING)
                 continue
             number, now_s = os.read(self._heard, 1)[0], time.monotonic()
@@ -165,13 +172,13 @@ class Interrupts:
                         os.write(2, _SHOW_CURSOR)
                 os._exit(128 + number)
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
             return
         self._received = signal.Signals(number)
         self._replace_closed_terminals()
         if not self._deferring:
-            raise KeyboardInterrupt
+            self._interrupt(frame)
 
     def _replace_closed_terminals(self) -> None:
         """Sends output for closed terminals to /dev/null: a failed write must not prevent checkpoints."""

@@ -153,6 +153,35 @@ def test_signal_that_came_where_python_raises_nothing_is_not_lost(number):
     assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_during_an_import_leaves_no_lock_taken_that_other_threads_need(number):
+    importing = f"""
+        import _imp, collections, functools, importlib, operator, signal, threading
+        calls = [_imp.acquire_lock, functools.partial(signal.raise_signal, {int(number)})]
+        class Signalled:
+            # Once, as it takes the lock. All in C, so that Python's own code of imports is what the signal finds.
+            def __getattr__(self, name):
+                if name != "acquire_lock" or not calls:
+                    return getattr(_imp, name)
+                called = map(operator.call, tuple(calls))
+                calls.clear()
+                return functools.partial(collections.deque, called, 0)
+        print("ready", flush=True)
+        importlib._bootstrap._imp = Signalled()
+        try:
+            import colorsys
+            time.sleep(250)
+        finally:
+            other = threading.Thread(target=lambda: importlib.import_module("quopri"), daemon=True)
+            other.start()
+            other.join(10)
+            print("waits" if other.is_alive() else "imported", len(calls), flush=True)
+"""
+    with _started(importing.strip()) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (_CODES[number], "imported 0\ncleaned up\n", "")
+
+
 def test_ctrl_c_that_a_forked_child_hears_too_is_counted_once():
     forking = """
         import subprocess
