@@ -26,7 +26,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # One event may arrive as two signals: both the shell and the kernel report a closed terminal, and `timeout` and service
 # managers signal the process and its group. A second Ctrl-C is never taken for an echo.
 _ECHO_S = 1.0
-# A signal that does nothing but end the main thread's waiting, as often as may be needed, until the handler has run.
+# A signal that does nothing but end the main thread's waiting, until the handler has run; not for ever, since a library
+# may have a handler of its own.
 _WAKING, _WAKE_AFTER_MS, _MOST_WAKINGS = signal.SIGURG, 100, 10
 _IMPORTING = "<frozen importlib."
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -152,10 +153,9 @@ class Interrupts:
         heard, wakings = select.poll(), 0
         heard.register(self._heard, select.POLLIN)
         while True:
-            wakes = first_s is not None and (self._owing or wakings < _MOST_WAKINGS)
-            if not heard.poll(_WAKE_AFTER_MS if wakes else None):
+            if not heard.poll(None if first_s is None else _WAKE_AFTER_MS):
                 wakings += 1
-                if self._owing or self._received is None:
+                if self._owing or (self._received is None and wakings <= _MOST_WAKINGS):
                     signal.pthread_kill(self._main, _WAKING)
                 continue
             number, now_s = os.read(self._heard, 1)[0], time.monotonic()
