@@ -211,6 +211,7 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
     assert not place.leftovers()
 
 
+@pytest.mark.slow
 def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_once(
     small_place, smallest, monkeypatch, capsys
 ):

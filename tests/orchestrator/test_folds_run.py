@@ -129,6 +129,7 @@ def test_recipes_names_stand_for_their_members_in_weights_and_without(run):
     assert set(read_manifest(run).weights) == {"deep1-f0", "deep1-f1"}
 
 
+@pytest.mark.slow
 def test_mean_that_is_kept_beside_a_member_from_outside_is_the_plain_mean(run, tmp_path):
     """A recipe is one voter of a fit; but the mean that a fit is compared with, and kept, is that of all members."""
     data, files = read_run_data(run.data), {}

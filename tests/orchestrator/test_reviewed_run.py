@@ -196,6 +196,7 @@ def test_verify_computes_the_counts_again_and_lets_a_person_fill_in(run):
     assert verify(run).ok
 
 
+@pytest.mark.slow
 def test_run_with_corrected_labels_keeps_folds_and_held_out_images(run, launched, tmp_path, capsys):
     results(run)
     before = read_run_data(run.data)

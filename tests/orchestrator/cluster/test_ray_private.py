@@ -236,7 +236,10 @@ except Stopped as error:
 _SIGNALLED_MOMENTS = "before_core", "after_core", "before_end", "after_end", "after_all"
 
 
-@pytest.mark.parametrize("moment", _SIGNALLED_MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [*_SIGNALLED_MOMENTS[:2], *(pytest.param(each, marks=pytest.mark.slow) for each in _SIGNALLED_MOMENTS[2:])],
+)
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
 def test_signal_while_ray_starts_and_ends_stops_in_order(moment, number, code):
     with private("its signal handlers or CoreWorker", "ray_signals"):

@@ -45,6 +45,7 @@ def test_first_launches_at_once_in_a_folder_of_any_name_share_one_whole_database
         assert database.execute("SELECT count(*) FROM experiments WHERE name = 'same'").fetchone() == (1,)
 
 
+@pytest.mark.slow
 def test_kill_while_it_is_made_leaves_no_database_and_the_next_makes_it(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     killed = subprocess.run([sys.executable, "-c", KILLED, uri], check=False)

@@ -141,7 +141,9 @@ def test_average_pool_is_torchs_adaptive_one_in_value_and_gradient(inputs, size,
         torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize(("name", "size"), [("alexnet", 96), ("googlenet", 64), ("resnet18", 32)])
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("alexnet", 96, marks=pytest.mark.slow), ("googlenet", 64), ("resnet18", 32)]
+)
 def test_net_placed_on_a_gpu_has_other_poolings_and_is_the_same_in_outputs_gradients_and_names(name, size, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, size, size, generator=generator)

@@ -100,7 +100,7 @@ def test_the_last_batch_of_these_stages_has_fewer_images_than_shards(spec, digit
     assert 1 < images % spec.recipe.optimizer.batch_size < 8
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_weights_and_metrics_of_a_net_with_dropout_do_not_depend_on_the_width(spec, precision):
     assert differing(spec, (1, 2, 4), numerics=Numerics(precision=precision)) == (1, 1)
 

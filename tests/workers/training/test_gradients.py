@@ -245,7 +245,7 @@ def test_impossible_cuts_are_refused(settings):
 MIXED = AugmentationSettings(reflect=False, mixup=0.5, cutmix=0.5, sampler=Sampler.balanced)
 
 
-@pytest.mark.parametrize("model", ["with dropout", "with norms", "mixed"])
+@pytest.mark.parametrize("model", ["with dropout", pytest.param("with norms", marks=pytest.mark.slow), "mixed"])
 def test_stage_of_shards_and_pieces_resumes_to_the_same_bits(tiny_spec, tmp_path, model):
     recipe = replace(tiny_spec.recipe, optimizer=OptimizerSettings(batch_size=400, shards=3, micro_batch=50))
     recipe = replace(recipe, model=WITH_NORMS) if model == "with norms" else recipe

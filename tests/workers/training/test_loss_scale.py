@@ -167,6 +167,7 @@ def by_hand(spec):
 
 
 @pytest.mark.usefixtures("scaler")
+@pytest.mark.slow
 def test_stage_equals_torchs_own_loop_with_a_scaler(spec, tmp_path):
     own = OptimizerSettings(name="adamw", lr=0.002, batch_size=400, weight_decay=0.01, decay_norms=True)
     schedule = replace(spec.recipe.schedule, cuts=0, latest=(), warmup_updates=0)

@@ -187,6 +187,7 @@ print("torch._dynamo" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_optimizer_loads_no_compiler_and_torchs_own_does():
     said = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["False", "True"]

@@ -119,8 +119,8 @@ def warmed_up(averaged, current, num_averaged):
     ("optimizer", "schedule", "plain_optimizer", "plain_schedule"),
     [
         (NESTEROV, CONSTANT, PLAIN_SGD, NO_SCHEDULE),
-        (NESTEROV, COSINE, PLAIN_SGD, PLAIN_COSINE),
-        (ADAMW, CONSTANT, PLAIN_ADAMW, NO_SCHEDULE),
+        pytest.param(NESTEROV, COSINE, PLAIN_SGD, PLAIN_COSINE, marks=pytest.mark.slow),
+        pytest.param(ADAMW, CONSTANT, PLAIN_ADAMW, NO_SCHEDULE, marks=pytest.mark.slow),
         (ADAMW, CYCLE, PLAIN_ADAMW, partial(PLAIN_CYCLE, max_lr=0.002)),
     ],
     ids=["nesterov", "cosine", "adamw", "one cycle"],
@@ -165,7 +165,14 @@ def test_stage_with_balanced_class_weights_equals_the_plainest_loop(ours, store)
     check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_SGD, NO_SCHEDULE, criterion))
 
 
-@pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        *(pytest.param({one: alpha}, marks=pytest.mark.slow) for one, alpha in (("mixup", 0.8), ("cutmix", 1.0))),
+        {"mixup": 0.8, "cutmix": 1.0},
+    ],
+    ids=str,
+)
 def test_stage_with_mixed_images_equals_torchvisions_transforms(ours, alphas):
     spec = ours(LossSettings(label_smoothing=0.1), **alphas)
     criterion = partial(functional.cross_entropy, label_smoothing=0.1)
