@@ -236,7 +236,12 @@ def test_launch_with_one_random_fault_ends_in_the_same_bytes_or_one_right_line(
         (disk / "ballast").unlink(missing_ok=True)
         expect_clean_end(place, family)
         again = place.launch()
-        second = in_order(again, (0, 7, 8) if fault.codes[-1] == 8 else (0,))
+        second = in_order(again, (0, 7, 8) if fault.codes[-1] == 8 else (0, 7) if fault.act is flip_a_shard else (0,))
+        if fault.act is flip_a_shard and again.code == 7:
+            # The first was over before it met the shard; size and times are as before, so that only reading tells.
+            assert process.returncode == 0 and "packs the shard again" in again.line
+            again = place.launch("datasets.verify=always")
+            second = f"{second}; at last: {in_order(again, (0,))}"
         line = f"seed {seed}: {fault.act.__name__} after {after_s:.1f} of {seconds:.0f} s: {first}; again: {second}"
         sys.stdout.write(f"{line}\n")
         expect_clean_end(place, family)
