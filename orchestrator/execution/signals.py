@@ -4,7 +4,8 @@ A thread counts the signals themselves. Python runs a handler only between the m
 of a number that came during one call, so that a second Ctrl-C while Ray starts would be lost; and where a library has a
 handler of its own for a while, the first would be lost too. The thread also wakes the main thread: a signal that
 another thread received, or that came just before a call that waits, would be handled only as that call ends, and one
-that came where Python can raise nothing, as in a destructor, never.
+that came where Python can raise nothing, as in a destructor, never. Nothing is raised in Python's own code of imports
+either: a lock of it would stay taken, and every other thread that imports would wait for ever.
 
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
