@@ -56,6 +56,13 @@ def _started(setting, **options):
         process.communicate()
 
 
+def _expect_stopped(setting, number, said=""):
+    """Waits for a process that signals itself, and has its clean-up and its exit code."""
+    with _started(setting.strip()) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (_CODES[number], f"{said}cleaned up\n", "")
+
+
 @pytest.mark.parametrize(("number", "code"), _CODES.items())
 @pytest.mark.parametrize("setting", [_UNWINDS, _DEFERS.format(obstinate=False)], ids=["anywhere", "while training"])
 def test_signal_ends_in_order_with_its_exit_code(number, code, setting):
@@ -130,9 +137,7 @@ def test_signal_that_another_thread_received_does_not_wait_for_the_main_threads_
         threading.Thread(target=receive, daemon=True).start()
         time.sleep(250)
 """
-    with _started(received.strip()) as process:
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
+    _expect_stopped(received, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -148,9 +153,7 @@ def test_signal_that_came_where_python_raises_nothing_is_not_lost(number):
         del held
         time.sleep(250)
 """
-    with _started(destroyed.strip()) as process:
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (_CODES[number], "cleaned up\n", "")
+    _expect_stopped(destroyed, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -177,9 +180,7 @@ def test_signal_during_an_import_leaves_no_lock_taken_that_other_threads_need(nu
             other.join(10)
             print("waits" if other.is_alive() else "imported", len(calls), flush=True)
 """
-    with _started(importing.strip()) as process:
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (_CODES[number], "imported 0\ncleaned up\n", "")
+    _expect_stopped(importing, number, "imported 0\n")
 
 
 def test_ctrl_c_that_a_forked_child_hears_too_is_counted_once():
